@@ -53,6 +53,8 @@ export interface PduAccepted extends PduFact {
   readonly stateAfter: StoredStateRef | 'current' | 'none';
   /** What changed in the room's current state, which is resolved over all forward extremities. */
   readonly changes: readonly StateChange[];
+  /** The room is forked by leaves alone from here on, over the current state at this position. See fork.ts. */
+  readonly forkBase?: number;
 }
 
 /** The PDU failed the auth rules against its own auth events or the state before it. (PD-04, PD-05) */

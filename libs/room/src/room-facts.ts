@@ -17,13 +17,20 @@ export interface RoomHeader {
   readonly stateChangedAt: number;
   /** Largest depth among the forward extremities. A decimal string, for it may exceed 2^53. */
   readonly depth: string;
-  readonly forwardExtremities: readonly EventId[];
+  readonly forwardExtremities: readonly ForwardExtremity[];
   readonly memberCounts: MemberCounts;
   /**
    * Where the graph is forked by leaves alone: the position whose current state all forward extremities have,
    * but for leaves that can't affect one another. Absent otherwise. See fork.ts.
    */
   readonly forkBase?: number;
+}
+
+/** An accepted event that no accepted event cites as a parent yet. */
+export interface ForwardExtremity {
+  readonly eventId: EventId;
+  /** A decimal string, for it may exceed 2^53. */
+  readonly depth: string;
 }
 
 /** What one log position says of one (type, state_key). */
@@ -72,6 +79,8 @@ export interface Facts {
   readonly state: readonly StateEntry[];
   /** The known ones of those asked for. */
   readonly events: readonly KnownPdu[];
+  /** Of those asked for: forward extremities of an imported snapshot whose PDU did not come with it. */
+  readonly placed?: readonly { readonly eventId: EventId; readonly position: number }[];
   readonly changes: readonly {
     readonly after: number;
     readonly upTo: number;

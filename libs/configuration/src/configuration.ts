@@ -1,0 +1,208 @@
+import { readFileSync } from 'node:fs';
+import ipaddr from 'ipaddr.js';
+import { parseServerName, type ServerName } from '@exeunt/pdu';
+
+/** Where an app listens. */
+export interface Listener {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** How the federation listener is secured. */
+export type FederationTls =
+  | { readonly kind: 'self-signed' }
+  /** Behind a proxy that ends TLS. */
+  | { readonly kind: 'off' }
+  | { readonly kind: 'files'; readonly certificate: string; readonly privateKey: string };
+
+/** Where the log is kept. */
+export type DatabaseLocation =
+  | { readonly kind: 'embedded'; readonly directory: string }
+  | { readonly kind: 'postgres'; readonly url: string };
+
+export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+
+/** Everything the environment says, read once. See the table in README.md for names and defaults. */
+export interface Configuration {
+  readonly serverName: ServerName;
+  readonly federation: Listener & { readonly tls: FederationTls };
+  readonly platform: Listener;
+  readonly sender: Listener;
+  /** Absent: generated into the data directory. */
+  readonly platformToken: string | undefined;
+  readonly signingKeyFile: string;
+  readonly dataDirectory: string;
+  readonly database: DatabaseLocation;
+  readonly outgoing: {
+    /** PEM. */
+    readonly extraRoots: string | undefined;
+    readonly verifyTls: boolean;
+    /** CIDR ranges that would be refused otherwise. */
+    readonly allowNetworks: readonly string[];
+    readonly timeoutMs: number;
+  };
+  readonly backoff: { readonly minMs: number; readonly maxMs: number };
+  readonly logLevel: LogLevel;
+}
+
+/** A variable has a value that can't be meant; the message is one sentence that names it. */
+export class ConfigurationError extends Error {}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Reads the environment. Throws {@link ConfigurationError} for the first value that is wrong. */
+export function readConfiguration(environment: Environment): Configuration {
+  const dataDirectory = text(environment, 'EXEUNT_DATA_DIR', './data');
+  const role = oneOf(environment, 'EXEUNT_ROLE', ['standalone', 'gateway', 'federation-sender'], 'standalone');
+  if (role !== 'standalone') {
+    throw new ConfigurationError(
+      `EXEUNT_ROLE=${role} needs a database and Kafka brokers of its own, which this release cannot use yet: leave it out or set it to standalone.`,
+    );
+  }
+  if (environment['EXEUNT_KAFKA_BROKERS']) {
+    throw new ConfigurationError(
+      'EXEUNT_KAFKA_BROKERS is set, but this release knows the embedded bus alone: leave it out.',
+    );
+  }
+  const minMs = wholeNumber(environment, 'EXEUNT_SENDER_BACKOFF_MIN_MS', 5000, { from: 1, to: 86_400_000 });
+  const maxMs = wholeNumber(environment, 'EXEUNT_SENDER_BACKOFF_MAX_MS', 21_600_000, { from: 1, to: 604_800_000 });
+  if (maxMs < minMs) {
+    throw new ConfigurationError('EXEUNT_SENDER_BACKOFF_MAX_MS must not be below EXEUNT_SENDER_BACKOFF_MIN_MS.');
+  }
+  return Object.freeze({
+    serverName: serverName(environment),
+    federation: {
+      host: text(environment, 'EXEUNT_FEDERATION_HOST', '127.0.0.1'),
+      port: port(environment, 'EXEUNT_FEDERATION_PORT', 8448),
+      tls: federationTls(environment),
+    },
+    platform: {
+      host: text(environment, 'EXEUNT_PLATFORM_HOST', '127.0.0.1'),
+      port: port(environment, 'EXEUNT_PLATFORM_PORT', 8090),
+    },
+    sender: {
+      host: text(environment, 'EXEUNT_SENDER_HOST', '127.0.0.1'),
+      port: port(environment, 'EXEUNT_SENDER_PORT', 8091),
+    },
+    platformToken: token(environment),
+    signingKeyFile: text(environment, 'EXEUNT_SIGNING_KEY_FILE', `${dataDirectory}/signing.key`),
+    dataDirectory,
+    database: database(environment, dataDirectory),
+    outgoing: {
+      extraRoots: optionalFile(environment, 'EXEUNT_FEDERATION_CA_FILE'),
+      verifyTls: flag(environment, 'EXEUNT_FEDERATION_VERIFY_TLS', true),
+      allowNetworks: networks(environment),
+      timeoutMs: wholeNumber(environment, 'EXEUNT_FEDERATION_TIMEOUT_MS', 30_000, { from: 1, to: 600_000 }),
+    },
+    backoff: { minMs, maxMs },
+    logLevel: oneOf(
+      environment,
+      'EXEUNT_LOG_LEVEL',
+      ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
+      'info',
+    ),
+  });
+}
+
+function text(environment: Environment, name: string, otherwise: string): string {
+  const value = environment[name];
+  return value === undefined || value === '' ? otherwise : value;
+}
+
+function serverName(environment: Environment): ServerName {
+  const value = text(environment, 'EXEUNT_SERVER_NAME', 'localhost:8448');
+  const parsed = parseServerName(value);
+  if (parsed === undefined) throw new ConfigurationError(`EXEUNT_SERVER_NAME is no Matrix server name: ${value}`);
+  return parsed;
+}
+
+function token(environment: Environment): string | undefined {
+  const value = environment['EXEUNT_PLATFORM_TOKEN'];
+  if (value === undefined || value === '') return undefined;
+  if (!/^[\x21-\x7e]{16,512}$/.test(value)) {
+    throw new ConfigurationError('EXEUNT_PLATFORM_TOKEN must be 16 to 512 printable characters without spaces.');
+  }
+  return value;
+}
+
+function federationTls(environment: Environment): FederationTls {
+  const kind = oneOf(environment, 'EXEUNT_FEDERATION_TLS', ['self-signed', 'off', 'files'], 'self-signed');
+  if (kind !== 'files') return { kind };
+  return {
+    kind,
+    certificate: requiredFile(environment, 'EXEUNT_TLS_CERT_FILE'),
+    privateKey: requiredFile(environment, 'EXEUNT_TLS_KEY_FILE'),
+  };
+}
+
+function database(environment: Environment, dataDirectory: string): DatabaseLocation {
+  const url = environment['EXEUNT_DATABASE_URL'];
+  if (url === undefined || url === '') return { kind: 'embedded', directory: `${dataDirectory}/database` };
+  if (!URL.canParse(url) || !['postgres:', 'postgresql:'].includes(new URL(url).protocol)) {
+    throw new ConfigurationError('EXEUNT_DATABASE_URL must be a postgres:// URL.');
+  }
+  return { kind: 'postgres', url };
+}
+
+function networks(environment: Environment): readonly string[] {
+  const list = text(environment, 'EXEUNT_FEDERATION_ALLOW_NETWORKS', '')
+    .split(',')
+    .map((one) => one.trim())
+    .filter((one) => one !== '');
+  for (const network of list) {
+    if (!ipaddr.isValidCIDR(network)) {
+      throw new ConfigurationError(`EXEUNT_FEDERATION_ALLOW_NETWORKS has an entry that is no CIDR range: ${network}`);
+    }
+  }
+  return list;
+}
+
+function port(environment: Environment, name: string, otherwise: number): number {
+  return wholeNumber(environment, name, otherwise, { from: 0, to: 65_535 });
+}
+
+function wholeNumber(
+  environment: Environment,
+  name: string,
+  otherwise: number,
+  bounds: { readonly from: number; readonly to: number },
+): number {
+  const value = text(environment, name, String(otherwise));
+  const number = /^\d{1,15}$/.test(value) ? Number(value) : Number.NaN;
+  if (!(number >= bounds.from && number <= bounds.to)) {
+    throw new ConfigurationError(`${name} must be a whole number from ${bounds.from} to ${bounds.to}, not ${value}.`);
+  }
+  return number;
+}
+
+function flag(environment: Environment, name: string, otherwise: boolean): boolean {
+  return oneOf(environment, name, ['true', 'false'], otherwise ? 'true' : 'false') === 'true';
+}
+
+function oneOf<const Value extends string>(
+  environment: Environment,
+  name: string,
+  values: readonly Value[],
+  otherwise: NoInfer<Value>,
+): Value {
+  const value = text(environment, name, otherwise);
+  const known = values.find((one) => one === value);
+  if (known === undefined) throw new ConfigurationError(`${name} must be one of ${values.join(', ')}, not ${value}.`);
+  return known;
+}
+
+function requiredFile(environment: Environment, name: string): string {
+  const content = optionalFile(environment, name);
+  if (content === undefined) throw new ConfigurationError(`EXEUNT_FEDERATION_TLS=files needs ${name}.`);
+  return content;
+}
+
+function optionalFile(environment: Environment, name: string): string | undefined {
+  const path = environment[name];
+  if (path === undefined || path === '') return undefined;
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    throw new ConfigurationError(`${name} names a file that cannot be read: ${path}`);
+  }
+}

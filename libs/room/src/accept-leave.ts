@@ -1,0 +1,75 @@
+import { serverNameOf, parseUserId, type Pdu, type RoomId, type ServerName, type UserId } from '@exeunt/pdu';
+import { isJsonObject } from '@exeunt/signing';
+import type { Refusal } from './refusal.js';
+import type { Room } from './room.js';
+import { isServerAllowed } from './server-acl.js';
+import { stateKeyOf } from './state-resolution/state-key.js';
+
+/**
+ * Whether `server` may ask us about the room: somebody here is joined to it, and the room's server ACL allows it.
+ * Rows 5 and 6 of the order of checks; both before anything of the request is looked at. (ML-16, AC-05)
+ */
+export function admitServer(
+  room: Room,
+  servers: { readonly origin: ServerName; readonly ourName: ServerName },
+): Refusal | undefined {
+  if (room.isKnown) {
+    room.require({ residents: [servers.ourName], state: [stateKeyOf('m.room.server_acl', '')] });
+  }
+  if (!room.isKnown || room.joinedMembersOf(servers.ourName) === 0) {
+    return { refused: 'not-resident', rule: 'ML-16', detail: 'no user of this server is joined to the room' };
+  }
+  const acl = room.statePdu(room.currentState(), 'm.room.server_acl', '');
+  if (!isServerAllowed(acl?.content, servers.origin)) {
+    return {
+      refused: 'server-denied',
+      rule: 'AC-05',
+      detail: `the room's server ACL denies ${servers.origin}`,
+      ...(acl === undefined ? {} : { events: [acl.eventId] }),
+      state: 'current-state',
+    };
+  }
+  return undefined;
+}
+
+/**
+ * Whether a PDU is what `send_leave` takes: a leave that the asking server's own user made, for this room and under
+ * this ID. Rows 9 and 10 of the order of checks. (SL-03, SL-07, SL-10)
+ */
+export function checkIsOwnLeave(
+  pdu: Pdu,
+  request: { readonly roomId: RoomId; readonly eventId: string; readonly origin: ServerName },
+): Refusal | undefined {
+  const no = (rule: string, detail: string): Refusal => ({ refused: 'wrong-parameter', rule, detail });
+  if (pdu.type !== 'm.room.member') return no('SL-03', `the event is of type ${pdu.type}, not m.room.member`);
+  if (pdu.stateKey === undefined) return no('SL-03', 'the event has no state_key');
+  if (pdu.content['membership'] !== 'leave') return no('SL-03', 'the membership is not leave');
+  if (serverNameOf(pdu.sender) !== request.origin) {
+    return no('SL-03', `the sender ${pdu.sender} is not a user of ${request.origin}`);
+  }
+  if (pdu.stateKey !== pdu.sender) return no('SL-03', 'the state_key is not the sender');
+  if (pdu.roomId !== request.roomId) return no('SL-07', `the event's room is ${pdu.roomId}`);
+  if (pdu.eventId !== request.eventId) return no('SL-07', `the event's ID is ${pdu.eventId}`);
+  return undefined;
+}
+
+/** Whether a user may be asked about by `origin`: only its own. (ML-02) */
+export function checkIsUserOf(userId: UserId, origin: ServerName): Refusal | undefined {
+  if (serverNameOf(userId) === origin) return undefined;
+  return { refused: 'user-not-of-origin', rule: 'ML-02', detail: `${userId} is not a user of ${origin}` };
+}
+
+/** The policy server that the room uses in its current state, and its key; undefined where it uses none. (PS-01) */
+export function policyServerOf(
+  room: Room,
+): { readonly via: ServerName; readonly publicKey: string } | undefined {
+  room.require({ state: [stateKeyOf('m.room.policy', '')] });
+  const policy = room.statePdu(room.currentState(), 'm.room.policy', '');
+  if (policy === undefined) return undefined;
+  const { via, public_keys: publicKeys } = policy.content;
+  if (typeof via !== 'string' || publicKeys === undefined || !isJsonObject(publicKeys)) return undefined;
+  const publicKey = publicKeys['ed25519'];
+  const server = parseUserId(`@:${via}`);
+  if (typeof publicKey !== 'string' || server === undefined) return undefined;
+  return room.joinedMembersOf(serverNameOf(server)) > 0 ? { via: serverNameOf(server), publicKey } : undefined;
+}

@@ -1,0 +1,13 @@
+export * from './accept-leave.js';
+export { acceptPdu, earlierDecision, type Decision, type ReceivedPdu } from './accept-pdu.js';
+export { authEventTypes } from './auth-rules/auth-event-types.js';
+export * from './deciding.js';
+export * from './domain-events.js';
+export * from './draft-event.js';
+export * from './ingest-room.js';
+export { judge, type Judgement } from './judge.js';
+export * from './refusal.js';
+export { evolve, initialRoom, membershipOf, nothingNeeded, Room, type KnownEvent } from './room.js';
+export * from './room-facts.js';
+export { isServerAllowed } from './server-acl.js';
+export { trunkAt, type StateRef, type StoredStateRef } from './state-ref.js';
