@@ -1,5 +1,4 @@
-import { serverNameOf, parseUserId, type Pdu, type RoomId, type ServerName, type UserId } from '@exeunt/pdu';
-import { isJsonObject } from '@exeunt/signing';
+import { serverNameOf, type Pdu, type RoomId, type ServerName, type UserId } from '@exeunt/pdu';
 import type { Refusal } from './refusal.js';
 import type { Room } from './room.js';
 import { isServerAllowed } from './server-acl.js';
@@ -57,19 +56,4 @@ export function checkIsOwnLeave(
 export function checkIsUserOf(userId: UserId, origin: ServerName): Refusal | undefined {
   if (serverNameOf(userId) === origin) return undefined;
   return { refused: 'user-not-of-origin', rule: 'ML-02', detail: `${userId} is not a user of ${origin}` };
-}
-
-/** The policy server that the room uses in its current state, and its key; undefined where it uses none. (PS-01) */
-export function policyServerOf(
-  room: Room,
-): { readonly via: ServerName; readonly publicKey: string } | undefined {
-  room.require({ state: [stateKeyOf('m.room.policy', '')] });
-  const policy = room.statePdu(room.currentState(), 'm.room.policy', '');
-  if (policy === undefined) return undefined;
-  const { via, public_keys: publicKeys } = policy.content;
-  if (typeof via !== 'string' || publicKeys === undefined || !isJsonObject(publicKeys)) return undefined;
-  const publicKey = publicKeys['ed25519'];
-  const server = parseUserId(`@:${via}`);
-  if (typeof publicKey !== 'string' || server === undefined) return undefined;
-  return room.joinedMembersOf(serverNameOf(server)) > 0 ? { via: serverNameOf(server), publicKey } : undefined;
 }

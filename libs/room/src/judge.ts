@@ -1,13 +1,14 @@
 import type { EventId, Pdu } from '@exeunt/pdu';
 import { checkAuthEvents, checkAuthRules, type AuthVerdict } from './auth-rules/check-auth.js';
 import { authEventTypes } from './auth-rules/auth-event-types.js';
+import { checkPolicyServer } from './policy-server.js';
 import type { Refusal } from './refusal.js';
 import { resolveRefs } from './resolve-refs.js';
 import type { Room } from './room.js';
 import { stateKeyOf } from './state-resolution/state-key.js';
 import type { StateRef } from './state-ref.js';
 
-/** What the checks on receipt say of a PDU, and the state they found before it. (PD-04 to PD-06) */
+/** What the checks on receipt say of a PDU, and the state they found before it. (PD-04 to PD-07) */
 export type Judgement =
   | { readonly verdict: 'allowed'; readonly before: StateRef }
   | { readonly verdict: 'rejected'; readonly refusal: Refusal; readonly before: StateRef | undefined }
@@ -19,8 +20,8 @@ export type Judgement =
 export type JudgedAgainst = 'history' | 'current-state';
 
 /**
- * Checks 4, 5 and 6 of the checks performed on receipt of a PDU: the auth rules against its own auth events, the
- * state before it, and the current state. The caller has checked format, signatures and content hash.
+ * Checks 4 to 7 of the checks performed on receipt of a PDU: the auth rules against its own auth events, the state
+ * before it, and the current state; and the policy server's signature. The caller has checked format, signatures and content hash.
  *
  * Spec v1.19, server-server-api, Checks performed on receipt of a PDU.
  */
@@ -108,13 +109,17 @@ export function judge(room: Room, pdu: Pdu, against: JudgedAgainst): Judgement {
       };
     }
   }
+  if (against === 'current-state') {
+    const refusal = checkPolicyServer(room, pdu);
+    if (refusal !== undefined) return { verdict: 'soft-failed', refusal, before };
+  }
   return { verdict: 'allowed', before };
 }
 
 /** The entries that the auth rules may look at for this event. */
 export function stateThatDecides(
   room: Room,
-  event: { readonly type: string; readonly sender: string; readonly stateKey?: string; readonly content: Pdu['content'] },
+  event: { readonly type: string; readonly sender: Pdu['sender']; readonly stateKey?: string; readonly content: Pdu['content'] },
 ): readonly ReturnType<typeof stateKeyOf>[] {
   return [
     stateKeyOf('m.room.create', ''),

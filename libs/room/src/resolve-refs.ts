@@ -69,7 +69,10 @@ export function resolvePlainly(room: Room, refs: readonly StateRef[], justNow?: 
       },
       graphOf(room, justNow),
     );
-    for (const key of conflicted.keys()) place(key, resolved.get(key));
+    // The auth difference can bring back a key that none of the states has.
+    const settled = new Set([...conflicted.keys(), ...resolved.keys()]);
+    room.require({ state: [...settled] });
+    for (const key of settled) place(key, resolved.get(key));
   }
   return { base, overlay };
 }
@@ -105,7 +108,7 @@ function distinctRefs(refs: readonly StateRef[]): readonly StateRef[] {
 }
 
 /**
- * Whether an event is on the auth chain of some entry that the states agree on. Walks from the event to those that
+ * Whether an event is an entry that the states agree on, or on the auth chain of one. Walks from the event to those that
  * cite it until it meets such an entry: the other way round would read every entry of the state.
  */
 function isInAuthChainOfEntries(
@@ -113,6 +116,8 @@ function isInAuthChainOfEntries(
   eventId: EventId,
   entryOf: (key: StateKey) => EventId | undefined,
 ): boolean {
+  const { type, stateKey } = room.pdu(eventId);
+  if (stateKey !== undefined && entryOf(stateKeyOf(type, stateKey)) === eventId) return true;
   const seen = new Set<EventId>([eventId]);
   const waiting = [eventId];
   for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {

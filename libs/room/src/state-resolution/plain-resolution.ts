@@ -101,7 +101,7 @@ function plainV2(
   }
 
   // Auth difference.
-  const fullChains = sets.map((set) => new Set([...set.values()].flatMap((id) => [...chainOf(id)])));
+  const fullChains = sets.map((set) => new Set([...set.values()].flatMap((id) => [id, ...chainOf(id)])));
   const union = new Set(fullChains.flatMap((chain) => [...chain]));
   const difference = [...union].filter((id) => !fullChains.every((chain) => chain.has(id)));
 
@@ -167,8 +167,9 @@ function plainV2(
   };
 
   // 1.
-  const x = new Set([...full].filter(isPowerEvent));
-  for (const id of [...x]) {
+  const powerEvents = [...full].filter(isPowerEvent);
+  const x = new Set(powerEvents);
+  for (const id of powerEvents) {
     for (const auth of chainOf(id)) if (full.has(auth)) x.add(auth);
   }
   const powerList: EventId[] = [];

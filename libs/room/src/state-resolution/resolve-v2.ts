@@ -65,7 +65,7 @@ export function resolveV2(
   iterativeAuthChecks(version, sortedRemaining, partial, graph);
 
   // 5. What is unconflicted stands, whatever the auth difference made of it.
-  for (const key of [...resolved.keys()]) {
+  for (const key of resolved.keys()) {
     if (!conflict.conflicted.has(key) && conflict.unconflicted(key) !== undefined) resolved.delete(key);
   }
   return resolved;

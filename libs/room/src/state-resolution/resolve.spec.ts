@@ -280,6 +280,40 @@ describe('a fork that leaves most of the room alone', () => {
   });
 });
 
+describe('two moderators who change the power levels at once', () => {
+  const carol = people[2]!;
+
+  /** Carol, who was promoted after she joined, changes them first. Nothing but her change cites her join. */
+  function forkedRoom(): GrowingRoom {
+    const room = new GrowingRoom(version('10'));
+    const users = { [alice]: 100, [carol]: 100 };
+    room.send(0, {
+      type: 'm.room.member',
+      sender: carol,
+      stateKey: carol,
+      content: { membership: 'join' },
+      ts: 4,
+    });
+    room.send(0, { type: 'm.room.power_levels', sender: alice, stateKey: '', content: { users }, ts: 5 });
+    room.fork(0);
+    for (const [branch, sender, ts] of [
+      [0, carol, 6],
+      [1, alice, 7],
+    ] as const) {
+      const content = { users, ban: 50 + branch };
+      room.send(branch, { type: 'm.room.power_levels', sender, stateKey: '', content, ts });
+    }
+    return room;
+  }
+
+  it('lets time decide, for her powerless join is an entry of both states and so in no difference', () => {
+    const room = forkedRoom();
+    const sets = room.branches.map(({ state }) => state);
+    const winner = resolve(room.version, sets, room.graph).get(stateKeyOf('m.room.power_levels', ''));
+    expect(room.events.get(winner!)?.sender).toBe(alice);
+  });
+});
+
 describe('a very deep auth chain', () => {
   it.each(['2', '12'])('resolves without running out of stack in version %s', (id) => {
     const room = new GrowingRoom(version(id));

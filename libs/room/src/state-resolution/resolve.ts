@@ -19,8 +19,11 @@ export interface Conflict {
   /** The event that all sets have under this key; `undefined` for a conflicted key, or one that no set has. */
   readonly unconflicted: (key: StateKey) => EventId | undefined;
   /**
-   * Whether the event is in the auth chain of an unconflicted entry. An entry is not in its own chain: that is
-   * the spec's definition. Asked only for events that some chains of conflicted entries have and others lack.
+   * Whether the event is an unconflicted entry or in the auth chain of one. Asked only for events that some chains
+   * of conflicted entries have and others lack.
+   *
+   * By the letter of the spec an entry is not in its own chain; the servers that are out there count it in, and
+   * servers that resolve differently split the room. See docs/decisions/0002-auth-difference.md.
    */
   readonly isInUnconflictedAuthChain: (id: EventId) => boolean;
 }
@@ -72,7 +75,10 @@ export function resolve(
       candidateSets: sets.map((set) => new Map([...conflicted.keys()].map((key) => [key, set.get(key)]))),
       unconflicted: (key) => unconflicted.get(key),
       isInUnconflictedAuthChain: (id) => {
-        unconflictedChain ??= authChain(unconflicted.values(), authEdgesOf(graph));
+        unconflictedChain ??= new Set([
+          ...unconflicted.values(),
+          ...authChain(unconflicted.values(), authEdgesOf(graph)),
+        ]);
         return unconflictedChain.has(id);
       },
     },

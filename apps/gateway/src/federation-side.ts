@@ -1,0 +1,29 @@
+import type { ServerName } from '@exeunt/pdu';
+import type { Ed25519, SigningKey } from '@exeunt/signing';
+import type { KeyRing, OwnKeys } from '@exeunt/key-ring';
+import type { FederationClient } from '@exeunt/federation-client';
+import type { RoomStore } from '@exeunt/room-store';
+import type { RequestKeys } from './federation-request/federation-request.js';
+import type { GatewayMetrics } from './operations/metrics.js';
+
+/** The injection token of {@link FederationSide}. */
+export const FEDERATION_SIDE = Symbol('FederationSide');
+
+/** What every slice of the gateway stands on, made once by the composition root. */
+export interface FederationSide {
+  readonly ourName: ServerName;
+  readonly signingKey: SigningKey;
+  readonly ownKeys: OwnKeys;
+  readonly keyRing: KeyRing;
+  readonly keys: RequestKeys;
+  readonly ed25519: Ed25519;
+  readonly client: FederationClient;
+  readonly rooms: RoomStore;
+  readonly metrics: GatewayMetrics;
+  /** Ms since the epoch. */
+  readonly now: () => number;
+  /** A fresh opaque part for the IDs of versions 1 and 2. */
+  readonly randomId: () => string;
+  /** Called for every authenticated request: the sender stops waiting for that server. (TX-05) */
+  readonly heardFrom: (server: ServerName) => void;
+}

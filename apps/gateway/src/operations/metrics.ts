@@ -1,0 +1,52 @@
+import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
+import type { RequestOutcome } from '@exeunt/federation-client';
+
+/** What Prometheus reads of the gateway. Every no is counted under its rule. */
+export class GatewayMetrics {
+  readonly registry = new Registry();
+  readonly #leaves = new Counter({
+    name: 'exeunt_leaves_total',
+    help: 'send_leave requests by outcome; rule names the requirement a no rests on',
+    labelNames: ['outcome', 'rule'] as const,
+    registers: [this.registry],
+  });
+  readonly #templates = new Counter({
+    name: 'exeunt_leave_templates_total',
+    help: 'make_leave requests by outcome; rule names the requirement a no rests on',
+    labelNames: ['outcome', 'rule'] as const,
+    registers: [this.registry],
+  });
+  readonly #outgoing = new Histogram({
+    name: 'exeunt_outgoing_request_seconds',
+    help: 'Requests to other servers by endpoint and outcome',
+    labelNames: ['endpoint', 'outcome'] as const,
+    buckets: [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30],
+    registers: [this.registry],
+  });
+
+  constructor(pendingPdus: () => Promise<number>) {
+    collectDefaultMetrics({ register: this.registry, prefix: 'exeunt_' });
+    this.registry.registerMetric(
+      new Gauge({
+        name: 'exeunt_pending_pdus',
+        help: 'PDUs that some server has yet to acknowledge',
+        registers: [],
+        async collect() {
+          this.set(await pendingPdus());
+        },
+      }),
+    );
+  }
+
+  leave(refusedBy: string | undefined): void {
+    this.#leaves.inc({ outcome: refusedBy === undefined ? 'accepted' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  leaveTemplate(refusedBy: string | undefined): void {
+    this.#templates.inc({ outcome: refusedBy === undefined ? 'given' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  outgoing(outcome: RequestOutcome): void {
+    this.#outgoing.observe({ endpoint: outcome.endpoint, outcome: outcome.outcome }, outcome.durationMs / 1000);
+  }
+}

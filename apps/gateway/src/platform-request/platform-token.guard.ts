@@ -1,0 +1,32 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { Inject, Injectable, type CanActivate, type ExecutionContext } from '@nestjs/common';
+import type { FastifyRequest } from 'fastify';
+import { MatrixError } from '../matrix-error/matrix-error.js';
+
+/** The injection token of the platform API's bearer token. */
+export const PLATFORM_TOKEN = Symbol('PlatformToken');
+
+/** Lets a request of the platform pass that bears the token, compared in constant time. */
+@Injectable()
+export class PlatformTokenGuard implements CanActivate {
+  private readonly expected: Buffer;
+
+  constructor(@Inject(PLATFORM_TOKEN) token: string) {
+    this.expected = digest(token);
+  }
+
+  canActivate(context: ExecutionContext): boolean {
+    const { authorization } = context.switchToHttp().getRequest<FastifyRequest>().headers;
+    const bearer = /^bearer +(\S+)$/i.exec(authorization ?? '')?.[1];
+    if (bearer === undefined) throw new MatrixError(401, 'M_MISSING_TOKEN', 'the request bears no token');
+    if (!timingSafeEqual(digest(bearer), this.expected)) {
+      throw new MatrixError(401, 'M_UNKNOWN_TOKEN', 'the token is not the one of this server');
+    }
+    return true;
+  }
+}
+
+/** Digests are of one length, which the comparison needs, and tell nothing of the token's. */
+function digest(text: string): Buffer {
+  return createHash('sha256').update(text).digest();
+}

@@ -1,0 +1,88 @@
+import { Inject } from '@nestjs/common';
+import { Command, CommandHandler, type ICommandHandler } from '@nestjs/cqrs';
+import {
+  checkPduSignatures,
+  contentHashMatches,
+  isPduFault,
+  parsePdu,
+  withRedactedContent,
+  type EventId,
+  type Pdu,
+  type PduFault,
+  type RoomId,
+  type ServerName,
+} from '@exeunt/pdu';
+import {
+  acceptPdu,
+  admitServer,
+  checkIsOwnLeave,
+  isRefusal,
+  type Refusal,
+} from '@exeunt/room';
+import type { RoomVersion } from '@exeunt/room-version';
+import type { JsonObject } from '@exeunt/signing';
+import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
+
+/** A server hands in a leave of one of its users, signed. */
+export class AcceptLeave extends Command<Refusal | undefined> {
+  constructor(
+    readonly roomId: RoomId,
+    readonly eventId: EventId,
+    readonly origin: ServerName,
+    /** The PDU as received. */
+    readonly json: JsonObject,
+  ) {
+    super();
+  }
+}
+
+/**
+ * Rows 5 to 16 of the order of checks, cheap before costly; the leave is durable, and its broadcast with it, before
+ * this resolves. Gives why not, or nothing when it is accepted, now or before. (SL-11, SL-14, SL-15)
+ */
+@CommandHandler(AcceptLeave)
+export class AcceptLeaveHandler implements ICommandHandler<AcceptLeave> {
+  constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
+
+  async execute(command: AcceptLeave): Promise<Refusal | undefined> {
+    const { ourName, rooms, keyRing, ed25519 } = this.side;
+    const { roomId, origin, json } = command;
+    const servers = { origin, ourName };
+
+    const admitted = await rooms.query(roomId, (room) => admitServer(room, servers) ?? room.version);
+    if (isRefusal(admitted)) return admitted;
+
+    const received = readLeave(command, json, admitted);
+    if (isRefusal(received)) return received;
+
+    const checked = await checkPduSignatures(received, await keyRing.keysForEvent(received), ed25519);
+    if (!checked.ok) {
+      return { refused: 'bad-signature', rule: 'PD-02', detail: `${checked.server}: ${checked.detail}` };
+    }
+    const pdu = contentHashMatches(received.json) ? received : withRedactedContent(received);
+    const now = this.side.now();
+    const { refusal } = await rooms.execute(roomId, (room) => {
+      const denied = admitServer(room, servers);
+      if (denied !== undefined) return { domainEvents: [], broadcasts: [], refusal: denied };
+      return acceptPdu(room, { pdu, origin, ourName, now, against: 'current-state' });
+    });
+    return refusal;
+  }
+}
+
+function readLeave(
+  command: AcceptLeave,
+  json: JsonObject,
+  version: RoomVersion,
+): Pdu | Refusal {
+  const pdu = parsePdu(json, version);
+  if (isPduFault(pdu)) return faultRefusal(pdu);
+  return checkIsOwnLeave(pdu, command) ?? pdu;
+}
+
+/** What a PDU that is malformed for its room version is refused as. (rows 7 and 8) */
+export function faultRefusal(fault: PduFault): Refusal {
+  const refused =
+    fault.fault === 'canonical-json' ? 'not-canonical' : fault.fault === 'too-large' ? 'too-large' : 'bad-format';
+  return { refused, rule: fault.rule, detail: fault.detail };
+}
