@@ -54,7 +54,8 @@ function findBinaries() {
 /** Spawn options that make a process of ours one that PostgreSQL accepts: it refuses to run as root. */
 function unprivileged() {
   if (process.getuid?.() !== 0) return {};
-  const idOf = (user, flag) => Number(execFileSync('id', [flag, user], { stdio: ['ignore', 'pipe', 'ignore'] }));
+  const idOf = (user, flag) =>
+    Number(execFileSync('id', [flag, user], { stdio: ['ignore', 'pipe', 'ignore'] }));
   for (const user of ['postgres', 'nobody']) {
     try {
       return { uid: idOf(user, '-u'), gid: idOf(user, '-g') };
@@ -62,7 +63,9 @@ function unprivileged() {
       // No such user here: the next one.
     }
   }
-  throw new Error('PostgreSQL does not run as root, and this machine has no user postgres or nobody to run it as');
+  throw new Error(
+    'PostgreSQL does not run as root, and this machine has no user postgres or nobody to run it as',
+  );
 }
 
 async function freePort() {
@@ -79,7 +82,9 @@ async function freePort() {
 async function start({ outlivesCaller }) {
   const binaries = findBinaries();
   if (binaries === undefined) {
-    throw new Error('no PostgreSQL server here. On Debian: apt-get install postgresql (or scripts/services/apt.sh)');
+    throw new Error(
+      'no PostgreSQL server here. On Debian: apt-get install postgresql (or scripts/services/apt.sh)',
+    );
   }
   const user = unprivileged();
   // Below the temporary directory and not in the checkout: the other user may not be let into the checkout.
@@ -97,10 +102,22 @@ async function start({ outlivesCaller }) {
         ['--username=exeunt', '--auth=scram-sha-256', `--pwfile=${passwordPath}`],
         ['--encoding=UTF8', '--locale=C'],
       ].flat(),
-      { ...user, cwd: directory, env: { ...process.env, HOME: directory }, stdio: ['ignore', 'ignore', 'pipe'] },
+      {
+        ...user,
+        cwd: directory,
+        env: { ...process.env, HOME: directory },
+        stdio: ['ignore', 'ignore', 'pipe'],
+      },
     );
 
-    const server = new Server({ binaries, user, directory, password, port: await freePort(), outlivesCaller });
+    const server = new Server({
+      binaries,
+      user,
+      directory,
+      password,
+      port: await freePort(),
+      outlivesCaller,
+    });
     await server.start();
     await query(server.urlOf('postgres'), `CREATE DATABASE ${DATABASE}`);
     return server;
@@ -285,6 +302,10 @@ async function untilGone(pid) {
 }
 
 function childrenOf(pid) {
+  // Linux lists them; `ps` may be missing there, and is in place elsewhere.
+  const children = `/proc/${pid}/task/${pid}/children`;
+  if (existsSync(children))
+    return readFileSync(children, 'utf8').trim().split(/\s+/).filter(Boolean).map(Number);
   const table = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' });
   return table
     .trim()

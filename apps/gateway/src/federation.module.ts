@@ -1,0 +1,27 @@
+import { Module, type DynamicModule } from '@nestjs/common';
+import { CqrsModule } from '@nestjs/cqrs';
+import { FederationRequestGuard } from './federation-request/federation-request.guard.js';
+import { FEDERATION_SIDE, type FederationSide } from './federation-side.js';
+import { GetLeaveTemplateHandler } from './make-leave/leave-template.query.js';
+import { MakeLeaveController } from './make-leave/make-leave.controller.js';
+import { AcceptLeaveHandler } from './send-leave/accept-leave.command.js';
+import { SendLeaveController } from './send-leave/send-leave.controller.js';
+import { ServerKeysController } from './server-keys/server-keys.controller.js';
+
+/** The federation listener: what other servers reach. */
+@Module({})
+export class FederationModule {
+  static on(side: FederationSide): DynamicModule {
+    return {
+      module: FederationModule,
+      imports: [CqrsModule.forRoot()],
+      controllers: [MakeLeaveController, SendLeaveController, ServerKeysController],
+      providers: [
+        { provide: FEDERATION_SIDE, useValue: side },
+        FederationRequestGuard,
+        GetLeaveTemplateHandler,
+        AcceptLeaveHandler,
+      ],
+    };
+  }
+}

@@ -1,0 +1,88 @@
+import { NestFactory } from '@nestjs/core';
+import type { DynamicModule, LoggerService } from '@nestjs/common';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Logger } from 'pino';
+import { MatrixError } from './matrix-error/matrix-error.js';
+import { MatrixErrorFilter } from './matrix-error/matrix-error.filter.js';
+
+/** A transaction of 50 PDUs of 64 KiB and 100 EDUs, with room to spare. (HT-05) */
+export const maxFederationBodyBytes = 8 * 1024 * 1024;
+/** A room of some hundred thousand members. */
+export const maxPlatformBodyBytes = 512 * 1024 * 1024;
+
+/** Identifiers of 255 bytes, each byte percent-encoded, fit with room to spare. */
+const maxParameterLength = 4096;
+const requestTimeoutMs = 60_000;
+
+export interface ListenerOptions {
+  readonly module: DynamicModule;
+  readonly maxBodyBytes: number;
+  readonly tls?: { readonly key: string; readonly cert: string };
+  readonly log: Logger;
+  /** Called between making the application and its start. */
+  readonly prepare?: (app: NestFastifyApplication) => void;
+}
+
+/**
+ * An HTTP application of one module: bodies stay bytes, because signatures are over what was sent; whatever goes
+ * wrong is told as a Matrix error. Not yet listening.
+ */
+export async function createListener(options: ListenerOptions): Promise<NestFastifyApplication> {
+  const { log, maxBodyBytes, tls } = options;
+  const adapter = new FastifyAdapter({
+    bodyLimit: maxBodyBytes,
+    exposeHeadRoutes: false,
+    requestTimeout: requestTimeoutMs,
+    routerOptions: { maxParamLength: maxParameterLength, ignoreTrailingSlash: false },
+    frameworkErrors: (error: Error, _request: FastifyRequest, reply: FastifyReply) => {
+      const refused = new MatrixError(400, 'M_INVALID_PARAM', error.message, 'ID-11');
+      void reply.status(refused.status).send(refused.body());
+    },
+    ...(tls === undefined ? {} : { https: { ...tls, minVersion: 'TLSv1.2' as const } }),
+  });
+  const fastify = adapter.getInstance() as unknown as FastifyInstance;
+  const knownPaths = collectPaths(fastify);
+  fastify.removeAllContentTypeParsers();
+  fastify.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+
+  const app = await NestFactory.create<NestFastifyApplication>(options.module, adapter, {
+    bodyParser: false,
+    logger: nestLogger(log),
+    abortOnError: false,
+  });
+  app.useGlobalFilters(new MatrixErrorFilter(log, knownPaths));
+  options.prepare?.(app);
+  await app.init();
+  await fastify.ready();
+  return app;
+}
+
+/** Learns the paths of all routes as they are made; gives whether a request target is one of them. */
+function collectPaths(fastify: FastifyInstance): (target: string) => boolean {
+  const patterns: (readonly string[])[] = [];
+  fastify.addHook('onRoute', ({ url }) => {
+    if (!url.includes('*')) patterns.push(url.split('/'));
+  });
+  return (target) => {
+    const segments = (target.split('?')[0] ?? '').split('/');
+    return patterns.some(
+      (pattern) =>
+        pattern.length === segments.length &&
+        pattern.every((part, at) => (part.startsWith(':') ? segments[at] !== '' : part === segments[at])),
+    );
+  };
+}
+
+/** Nest's own messages, in our log. */
+function nestLogger(log: Logger): LoggerService {
+  const nest = log.child({ from: 'nest' });
+  return {
+    log: (message: unknown) => nest.debug(String(message)),
+    warn: (message: unknown) => nest.warn(String(message)),
+    error: (message: unknown, ...more: unknown[]) => nest.error({ more }, String(message)),
+    fatal: (message: unknown) => nest.fatal(String(message)),
+    debug: (message: unknown) => nest.trace(String(message)),
+    verbose: (message: unknown) => nest.trace(String(message)),
+  };
+}

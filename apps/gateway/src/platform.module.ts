@@ -1,0 +1,44 @@
+import { Module, type DynamicModule } from '@nestjs/common';
+import { CqrsModule } from '@nestjs/cqrs';
+import { FederationSender } from '@exeunt/sending';
+import { FEDERATION_SIDE, type FederationSide } from './federation-side.js';
+import { DestinationsController } from './operations/destinations.controller.js';
+import { OperationsController, READINESS, type Readiness } from './operations/operations.controller.js';
+import { PLATFORM_TOKEN, PlatformTokenGuard } from './platform-request/platform-token.guard.js';
+import { CreateRoomHandler } from './rooms/create-room.command.js';
+import { ExplainHandler } from './rooms/explain.query.js';
+import { ImportRoomHandler } from './rooms/import-room.command.js';
+import { InviteUserHandler } from './rooms/invite-user.command.js';
+import { RoomReads } from './rooms/room-reads.js';
+import { RoomsController } from './rooms/rooms.controller.js';
+import { SendStateHandler } from './rooms/send-state.command.js';
+
+/** The internal listener: what the platform's own services and operators reach. */
+@Module({})
+export class PlatformModule {
+  static on(parts: {
+    readonly side: FederationSide;
+    readonly sender: FederationSender;
+    readonly token: string;
+    readonly readiness: Readiness;
+  }): DynamicModule {
+    return {
+      module: PlatformModule,
+      imports: [CqrsModule.forRoot()],
+      controllers: [RoomsController, DestinationsController, OperationsController],
+      providers: [
+        { provide: FEDERATION_SIDE, useValue: parts.side },
+        { provide: FederationSender, useValue: parts.sender },
+        { provide: PLATFORM_TOKEN, useValue: parts.token },
+        { provide: READINESS, useValue: parts.readiness },
+        PlatformTokenGuard,
+        RoomReads,
+        CreateRoomHandler,
+        ExplainHandler,
+        ImportRoomHandler,
+        InviteUserHandler,
+        SendStateHandler,
+      ],
+    };
+  }
+}

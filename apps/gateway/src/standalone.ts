@@ -1,0 +1,95 @@
+import { DocumentBuilder, SwaggerModule } from '@nestjs/swagger';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { Logger } from 'pino';
+import type { Configuration, Listener } from '@exeunt/configuration';
+import { platformToken, selfSignedCertificate } from './data-directory.js';
+import { FederationModule } from './federation.module.js';
+import { createListener, maxFederationBodyBytes, maxPlatformBodyBytes } from './listeners.js';
+import { PlatformModule } from './platform.module.js';
+import { startPlatform, type Platform } from './platform.js';
+import { product } from './product.js';
+
+/** A gateway with its sender in one process, listening. */
+export interface Standalone {
+  readonly platform: Platform;
+  readonly federationUrl: string;
+  readonly platformUrl: string;
+  readonly token: string;
+  /** Takes no new request, answers those under way, and closes everything. */
+  stop(): Promise<void>;
+}
+
+export async function startStandalone(configuration: Configuration, log: Logger): Promise<Standalone> {
+  const token = configuration.platformToken ?? (await platformToken(configuration.dataDirectory));
+  const platform = await startPlatform(configuration, log);
+  const { side, database, bus, sender } = platform;
+  const open: NestFastifyApplication[] = [];
+  const stop = async (): Promise<void> => {
+    for (const app of open.splice(0)) await app.close();
+    await platform.close();
+  };
+  try {
+    const tls = await tlsFor(configuration);
+    const federation = await createListener({
+      module: FederationModule.on(side),
+      maxBodyBytes: maxFederationBodyBytes,
+      log,
+      ...(tls === undefined ? {} : { tls }),
+    });
+    open.push(federation);
+    const internal = await createListener({
+      module: PlatformModule.on({
+        side,
+        sender,
+        token,
+        readiness: { database: () => database.check(), bus: () => bus.check() },
+      }),
+      maxBodyBytes: maxPlatformBodyBytes,
+      log,
+      prepare: describe,
+    });
+    open.push(internal);
+    const scheme = tls === undefined ? 'http' : 'https';
+    return {
+      platform,
+      federationUrl: await listen(federation, configuration.federation, scheme),
+      platformUrl: await listen(internal, configuration.platform, 'http'),
+      token,
+      stop,
+    };
+  } catch (cause) {
+    await stop();
+    throw cause;
+  }
+}
+
+async function tlsFor({ federation, dataDirectory, serverName }: Configuration) {
+  switch (federation.tls.kind) {
+    case 'off':
+      return undefined;
+    case 'files':
+      return { cert: federation.tls.certificate, key: federation.tls.privateKey };
+    case 'self-signed':
+      return selfSignedCertificate(dataDirectory, serverName);
+    default:
+      return federation.tls satisfies never;
+  }
+}
+
+async function listen(app: NestFastifyApplication, { host, port }: Listener, scheme: string): Promise<string> {
+  await app.listen(port, host);
+  const address = app.getHttpServer().address();
+  const actual = typeof address === 'object' && address !== null ? address.port : port;
+  return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${actual}`;
+}
+
+/** The OpenAPI document and its page at /docs. */
+function describe(app: NestFastifyApplication): void {
+  const document = new DocumentBuilder()
+    .setTitle(`${product.name} platform API`)
+    .setDescription('Rooms, leaves and deliveries, for the services of the platform and its operators.')
+    .setVersion(product.version)
+    .addBearerAuth()
+    .build();
+  SwaggerModule.setup('docs', app, () => SwaggerModule.createDocument(app, document));
+}

@@ -1,0 +1,2 @@
+export * from './database.js';
+export { DatabaseUnavailable } from './database-unavailable.js';

@@ -1,0 +1,455 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import { encodeCanonicalJson, isJsonObject, parseJsonBytes, signRequest } from '@exeunt/signing';
+import type { JsonObject, JsonValue, SigningKey } from '@exeunt/signing';
+import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
+import { resolveWithoutLookups, type Target, type Undialable } from '@exeunt/server-discovery';
+import { LRUCache } from 'lru-cache';
+import type { Dispatcher, Pool } from 'undici';
+import { parseNetworks } from './network-policy.js';
+import {
+  poolFor,
+  secureContextWith,
+  systemLookup,
+  type AddressLookup,
+  type PeerPoolOptions,
+} from './peer-pool.js';
+import { httpError, remoteError, remoteErrorOf, type RemoteError } from './remote-error.js';
+
+/** A peer's good answer: status 200 and a JSON object of the endpoint's shape, v1's array wrapper taken off. */
+export interface Answer {
+  readonly ok: true;
+  readonly status: number;
+  readonly body: JsonObject;
+}
+
+/** What became of a request. A peer's fault is never an exception. */
+export type FederationResult = Answer | RemoteError;
+
+/** What one call may do otherwise than the client's options say. */
+export interface CallOptions {
+  /** Everything included: look-up, connection, waiting for a free one, the whole body. */
+  readonly timeoutMs?: number;
+  /** Most bytes of body an answer may have. */
+  readonly maxBodyBytes?: number;
+  /** Ends the request; the result is then a `timeout`. */
+  readonly signal?: AbortSignal;
+}
+
+/** One finished request, for metrics. */
+export interface RequestOutcome {
+  /** The method of the client, such as `makeLeave`: few values, so fit for a label. */
+  readonly endpoint: string;
+  readonly server: ServerName;
+  readonly outcome: 'ok' | RemoteError['kind'];
+  readonly status?: number;
+  readonly durationMs: number;
+}
+
+export interface FederationClientOptions {
+  /** When a request gives up, all included. */
+  readonly timeoutMs: number;
+  /** False only in test networks: any certificate is taken. */
+  readonly verifyTls: boolean;
+  /** PEM of further roots, in addition to the system's. (DS-06) */
+  readonly ca?: string;
+  /** CIDR texts; networks that may be dialled although they are not public. */
+  readonly allowNetworks: readonly string[];
+  /** Most bytes of body an answer may have; 1 MiB unless told. (DS-07) */
+  readonly maxBodyBytes?: number;
+  /** Most connections to one peer at a time; further requests wait for one. 6 unless told. */
+  readonly maxConnectionsPerPeer?: number;
+  /** Most peers whose connections are kept; that of the peer not used for longest is closed. 512 unless told. */
+  readonly maxPeers?: number;
+}
+
+export interface FederationClientDependencies {
+  readonly serverName: ServerName;
+  readonly signingKey: SigningKey;
+  /** Milliseconds since the epoch; reads a `Retry-After` that is a date. Timeouts run on real time. */
+  readonly now: () => number;
+  readonly options: FederationClientOptions;
+  /** Where a server is; `resolveWithoutLookups` unless told. */
+  readonly resolve?: (server: ServerName) => Target | Undialable | Promise<Target | Undialable>;
+  /** Addresses of a DNS name; the system's (`getaddrinfo`) unless told. */
+  readonly lookup?: AddressLookup;
+  /** Told of each request when it has ended. Must not throw. */
+  readonly onOutcome?: (outcome: RequestOutcome) => void;
+}
+
+const mebibyte = 1024 * 1024;
+/** Of an answer that only says no, its first words are enough. */
+const maxErrorBodyBytes = 64 * 1024;
+/** Fetching keys holds up whoever waits to be authenticated, so it gives up early. */
+const keyTimeoutMs = 10_000;
+const maxJsonDepth = 100;
+
+interface FederationRequest {
+  readonly endpoint: string;
+  readonly method: 'GET' | 'PUT';
+  /** The request target as it goes over the wire and is signed. (RA-03) */
+  readonly uri: string;
+  readonly content?: JsonObject;
+  readonly isSigned: boolean;
+  /** Takes the object out of the answer; undefined where the answer is not of the endpoint's shape. */
+  readonly read: (body: JsonValue) => JsonObject | undefined;
+}
+
+/**
+ * Federation requests to other homeservers, one method an endpoint; the only place that knows what a peer's status
+ * means.
+ *
+ * Requests are signed over the exact request target (RA-02, RA-03), go over verified TLS to an address that was
+ * checked when it was dialled (DS-06, DS-07), follow no redirect (DS-08), ask for no compression and take none, and
+ * are bounded in time and size. They are not retried: when and where to try again is the caller's decision.
+ * Connections are kept alive and bounded, a peer and in all. Throws only for what is ours: content that is no JSON,
+ * or a client that is closed.
+ */
+export class FederationClient {
+  readonly #dependencies: FederationClientDependencies;
+  readonly #poolOptions: PeerPoolOptions;
+  readonly #pools: LRUCache<string, Pool>;
+  #isClosed = false;
+
+  /** Throws `TypeError` for a network that is not in CIDR form, and for further roots that are no certificates. */
+  constructor(dependencies: FederationClientDependencies) {
+    const { options } = dependencies;
+    this.#dependencies = dependencies;
+    this.#poolOptions = {
+      timeoutMs: options.timeoutMs,
+      verifyTls: options.verifyTls,
+      ...(options.ca === undefined ? {} : { secureContext: secureContextWith(options.ca) }),
+      allowed: parseNetworks(options.allowNetworks),
+      lookup: dependencies.lookup ?? systemLookup,
+      connections: options.maxConnectionsPerPeer ?? 6,
+    };
+    this.#pools = new LRUCache({
+      max: options.maxPeers ?? 512,
+      // Closing waits for the requests under way; they end by their own timeout.
+      dispose: (pool) => void pool.close().catch(() => {}),
+    });
+  }
+
+  /** `GET /_matrix/key/v2/server`: unauthenticated and unchecked, for the key ring to judge. (KY-01) */
+  serverKeys(server: ServerName, call: CallOptions = {}): Promise<FederationResult> {
+    const timeoutMs = Math.min(this.#dependencies.options.timeoutMs, keyTimeoutMs);
+    return this.#request(
+      server,
+      {
+        endpoint: 'serverKeys',
+        method: 'GET',
+        uri: '/_matrix/key/v2/server',
+        isSigned: false,
+        read: wholeObject,
+      },
+      { timeoutMs, ...call },
+    );
+  }
+
+  /** `GET /_matrix/federation/v1/version`, unauthenticated: `{server: {name, version}}`. (FE-07) */
+  version(server: ServerName, call: CallOptions = {}): Promise<FederationResult> {
+    return this.#request(
+      server,
+      { endpoint: 'version', method: 'GET', uri: path('v1', 'version'), isSigned: false, read: wholeObject },
+      call,
+    );
+  }
+
+  /** `GET v1/make_leave/{roomId}/{userId}`: `{room_version?, event}`, unchecked. (ML-01, LV-04) */
+  makeLeave(
+    server: ServerName,
+    roomId: RoomId,
+    userId: UserId,
+    call: CallOptions = {},
+  ): Promise<FederationResult> {
+    return this.#request(
+      server,
+      {
+        endpoint: 'makeLeave',
+        method: 'GET',
+        uri: path('v1', 'make_leave', roomId, userId),
+        isSigned: true,
+        read: wholeObject,
+      },
+      call,
+    );
+  }
+
+  /** `PUT v2/send_leave/{roomId}/{eventId}`; the answer is `{}`. Where it `lacksEndpoint`, v1 is next. (SV-05) */
+  sendLeaveV2(
+    server: ServerName,
+    roomId: RoomId,
+    eventId: EventId,
+    leave: JsonObject,
+    call: CallOptions = {},
+  ): Promise<FederationResult> {
+    const uri = path('v2', 'send_leave', roomId, eventId);
+    return this.#put('sendLeaveV2', server, uri, leave, wholeObject, call);
+  }
+
+  /** `PUT v1/send_leave/{roomId}/{eventId}`; the answer's `[200, {}]` is given as `{}`. (TOP-01) */
+  sendLeaveV1(
+    server: ServerName,
+    roomId: RoomId,
+    eventId: EventId,
+    leave: JsonObject,
+    call: CallOptions = {},
+  ): Promise<FederationResult> {
+    const uri = path('v1', 'send_leave', roomId, eventId);
+    return this.#put('sendLeaveV1', server, uri, leave, arrayWrapped, call);
+  }
+
+  /**
+   * `PUT v2/invite/{roomId}/{eventId}` with `{room_version, event, invite_room_state}`; the answer is `{event}`,
+   * unchecked: that it is the event sent plus a signature is the caller's to see. Where `mayInviteByV1`, v1 is next
+   * for rooms of version 1 and 2. (IN-01, IN-03, IN-11)
+   */
+  inviteV2(
+    server: ServerName,
+    roomId: RoomId,
+    eventId: EventId,
+    body: JsonObject,
+    call: CallOptions = {},
+  ): Promise<FederationResult> {
+    const uri = path('v2', 'invite', roomId, eventId);
+    return this.#put('inviteV2', server, uri, body, wholeObject, call);
+  }
+
+  /**
+   * `PUT v1/invite/{roomId}/{eventId}` with the event itself, the room's state in `unsigned.invite_room_state`; the
+   * answer's `[200, {event}]` is given as `{event}`, unchecked. (IN-02, IN-11)
+   */
+  inviteV1(
+    server: ServerName,
+    roomId: RoomId,
+    eventId: EventId,
+    invite: JsonObject,
+    call: CallOptions = {},
+  ): Promise<FederationResult> {
+    const uri = path('v1', 'invite', roomId, eventId);
+    return this.#put('inviteV1', server, uri, invite, arrayWrapped, call);
+  }
+
+  /**
+   * `PUT v1/send/{txnId}` with `{origin, origin_server_ts, pdus, edus?}`; the answer is `{pdus: {eventId: {} |
+   * {error}}}`, unchecked. Repeat it with the same ID and body until the result is ok. (TX-01 to TX-04)
+   */
+  sendTransaction(
+    server: ServerName,
+    txnId: string,
+    body: JsonObject,
+    call: CallOptions = {},
+  ): Promise<FederationResult> {
+    return this.#put('sendTransaction', server, path('v1', 'send', txnId), body, wholeObject, call);
+  }
+
+  /** Closes every connection at once; requests under way end as `unreachable`. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    const pools = [...this.#pools.values()];
+    this.#pools.clear();
+    await Promise.all(pools.map((pool) => pool.destroy()));
+  }
+
+  #put(
+    endpoint: string,
+    server: ServerName,
+    uri: string,
+    content: JsonObject,
+    read: FederationRequest['read'],
+    call: CallOptions,
+  ): Promise<FederationResult> {
+    return this.#request(server, { endpoint, method: 'PUT', uri, content, isSigned: true, read }, call);
+  }
+
+  async #request(
+    server: ServerName,
+    request: FederationRequest,
+    call: CallOptions,
+  ): Promise<FederationResult> {
+    if (this.#isClosed) throw new Error('the federation client is closed');
+    const startedAt = performance.now();
+    const result = await this.#bounded(server, request, call);
+    this.#dependencies.onOutcome?.({
+      endpoint: request.endpoint,
+      server,
+      outcome: result.ok ? 'ok' : result.kind,
+      ...(result.status === undefined ? {} : { status: result.status }),
+      durationMs: performance.now() - startedAt,
+    });
+    return result;
+  }
+
+  /** Gives the request its time. The answer to one that is out of time is not waited for. */
+  async #bounded(
+    server: ServerName,
+    request: FederationRequest,
+    call: CallOptions,
+  ): Promise<FederationResult> {
+    // Encoded and signed before anything is awaited: what is wrong here is our own fault, and thrown.
+    const body = request.content === undefined ? undefined : encodeCanonicalJson(request.content);
+    const headers = this.#headers(server, request);
+
+    const { timeoutMs } = { timeoutMs: this.#dependencies.options.timeoutMs, ...call };
+    const ending = new AbortController();
+    let outOfTime: RemoteError | undefined;
+    let end: (error: RemoteError) => void = () => {};
+    const ended = new Promise<RemoteError>((resolve) => (end = resolve));
+    const giveUp = (why: string) => {
+      outOfTime = remoteError('timeout', why);
+      end(outOfTime);
+      ending.abort();
+    };
+    const onAbort = () => giveUp('the caller gave up');
+    const timer = setTimeout(() => giveUp(`no answer within ${timeoutMs} ms`), timeoutMs);
+    call.signal?.addEventListener('abort', onAbort, { once: true });
+    if (call.signal?.aborted) onAbort();
+    try {
+      const exchanged = this.#exchange(
+        server,
+        request,
+        headers,
+        body,
+        call.maxBodyBytes,
+        ending.signal,
+      ).catch((thrown: unknown) => outOfTime ?? remoteErrorOf(thrown));
+      return await Promise.race([ended, exchanged]);
+    } finally {
+      clearTimeout(timer);
+      call.signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  #headers(
+    server: ServerName,
+    { method, uri, content, isSigned }: FederationRequest,
+  ): Record<string, string> {
+    const { serverName: origin, signingKey } = this.#dependencies;
+    return {
+      accept: 'application/json',
+      // A compressed answer may be a thousand times its size; without one the bound is on what comes over the wire.
+      'accept-encoding': 'identity',
+      'user-agent': 'Exeunt',
+      ...(content === undefined ? {} : { 'content-type': 'application/json' }),
+      ...(isSigned
+        ? { authorization: signRequest({ method, uri, origin, destination: server, content }, signingKey) }
+        : {}),
+    };
+  }
+
+  async #exchange(
+    server: ServerName,
+    request: FederationRequest,
+    headers: Record<string, string>,
+    content: string | undefined,
+    maxBodyBytes: number | undefined,
+    signal: AbortSignal,
+  ): Promise<FederationResult> {
+    const target = await (this.#dependencies.resolve ?? resolveWithoutLookups)(server);
+    if (target.kind === 'undialable') return remoteError('unreachable', target.why);
+    signal.throwIfAborted();
+
+    const response = await this.#poolOf(target).request({
+      method: request.method,
+      path: request.uri,
+      headers: { ...headers, host: target.hostHeader },
+      ...(content === undefined ? {} : { body: content }),
+      signal,
+      // The whole request has one time limit, held above.
+      headersTimeout: 0,
+      bodyTimeout: 0,
+    });
+    const limit = maxBodyBytes ?? this.#dependencies.options.maxBodyBytes ?? mebibyte;
+    if (response.statusCode !== 200) {
+      const body = await readBody(response, Math.min(limit, maxErrorBodyBytes));
+      const retryAfter = firstOf(response.headers, 'retry-after');
+      return httpError(response.statusCode, parsed(body), retryAfter, this.#dependencies.now());
+    }
+    const encoding = firstOf(response.headers, 'content-encoding');
+    if (encoding !== undefined && encoding.trim().toLowerCase() !== 'identity') {
+      discard(response);
+      return remoteError('not-json', 'the answer is compressed, which was not asked for');
+    }
+    const bytes = await readBody(response, limit);
+    if (bytes === undefined) return remoteError('too-large', `the answer has more than ${limit} bytes`);
+    const value = parsed(bytes);
+    if (value === undefined) return remoteError('not-json', 'the answer is not JSON');
+    const body = request.read(value);
+    return body === undefined
+      ? remoteError('not-json', 'the answer is not of the shape of this endpoint')
+      : { ok: true, status: response.statusCode, body };
+  }
+
+  #poolOf(target: Target): Pool {
+    const key = JSON.stringify([target.host, target.port, target.certificateName]);
+    const known = this.#pools.get(key);
+    if (known !== undefined) return known;
+    const pool = poolFor(target, this.#poolOptions);
+    this.#pools.set(key, pool);
+    return pool;
+  }
+}
+
+function wholeObject(body: JsonValue): JsonObject | undefined {
+  return isJsonObject(body) ? body : undefined;
+}
+
+/** v1 endpoints of old answer `[200, {…}]`. (TOP-01, IN-02) */
+function arrayWrapped(body: JsonValue): JsonObject | undefined {
+  if (!Array.isArray(body) || body.length !== 2 || body[0] !== 200) return undefined;
+  return wholeObject(body[1] as JsonValue);
+}
+
+function path(version: 'v1' | 'v2', endpoint: string, ...parts: readonly string[]): string {
+  return ['/_matrix/federation', version, endpoint, ...parts.map(encodePathPart)].join('/');
+}
+
+/** Percent-encodes all but RFC 3986's unreserved characters, so that no proxy has anything to normalise. (ID-11) */
+function encodePathPart(part: string): string {
+  return encodeURIComponent(part).replace(
+    /[!'()*]/g,
+    (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`,
+  );
+}
+
+/** The body's bytes; undefined, and the connection is closed, as soon as there are more than `maxBytes`. */
+async function readBody(
+  response: Dispatcher.ResponseData,
+  maxBytes: number,
+): Promise<Uint8Array | undefined> {
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  if (Number(firstOf(response.headers, 'content-length') ?? 0) > maxBytes) {
+    discard(response);
+    return undefined;
+  }
+  for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
+    length += chunk.length;
+    if (length > maxBytes) {
+      discard(response);
+      return undefined;
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks, length);
+}
+
+/** Closes the connection: reading on to keep it would let the peer decide how much. */
+function discard({ body }: Dispatcher.ResponseData): void {
+  body.on('error', () => {});
+  body.destroy();
+}
+
+function parsed(bytes: Uint8Array | undefined): JsonValue | undefined {
+  if (bytes === undefined) return undefined;
+  try {
+    return parseJsonBytes(bytes, { maxDepth: maxJsonDepth });
+  } catch {
+    // Whatever the reason, to a caller it is an answer without JSON.
+    return undefined;
+  }
+}
+
+function firstOf(headers: IncomingHttpHeaders, name: string): string | undefined {
+  const value = headers[name];
+  return Array.isArray(value) ? value[0] : value;
+}

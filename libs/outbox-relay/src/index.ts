@@ -1,0 +1,2 @@
+export * from './messages-for.js';
+export * from './outbox-relay.js';

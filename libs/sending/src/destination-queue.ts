@@ -1,0 +1,549 @@
+import type { Database } from '@exeunt/database';
+import { parseServerName, type ServerName } from '@exeunt/pdu';
+import type { DestinationState, Failing } from './destination-state.js';
+import type { OutboundPdu } from './outbound-pdu.js';
+
+/** A transaction as it goes out, the first time and every time until its 200. (TX-03, TX-04) */
+export interface FrozenTransaction {
+  readonly destination: ServerName;
+  readonly txnId: string;
+  /** When it was frozen, ms since the epoch: its `origin_server_ts`. */
+  readonly frozenAt: number;
+  /** One to fifty, in the order they were accepted. */
+  readonly pdus: readonly QueuedPdu[];
+  /** Who has it; whoever records an outcome shows it. */
+  readonly claim: string;
+  readonly before: Failing | undefined;
+}
+
+export interface QueuedPdu {
+  readonly seq: string;
+  readonly roomId: string;
+  readonly eventId: string;
+  /** JSON text in federation format. */
+  readonly pdu: string;
+  /** When it was put into the queue, ms since the epoch. */
+  readonly queuedAt: number;
+}
+
+/** A PDU that a destination answered it could not take. Final: it is not sent again. (TX-06) */
+export interface PduError {
+  readonly roomId: string;
+  readonly eventId: string;
+  /** The destination's words, cut to 500 characters. */
+  readonly error: string;
+}
+
+/** How a destination fares, in the shape of the platform API. Times are ms since the epoch. */
+export interface DestinationStatus {
+  readonly destination: ServerName;
+  readonly state: DestinationState['kind'];
+  /** PDUs it has not acknowledged, those under way included. */
+  readonly pending: number;
+  /** PDUs of the transaction that is under way now; 0 while it waits. */
+  readonly in_flight: number;
+  /** In a row. */
+  readonly failures: number;
+  /** When it is tried again by itself; null where nothing keeps it from being tried at once. */
+  readonly retry_at: number | null;
+  readonly last_success_at: number | null;
+  /** The last thing that went wrong, kept after it went well again. */
+  readonly last_error: string | null;
+}
+
+/** Destinations that don't fail, and those that do. */
+export type Lane = 'healthy' | 'failing';
+
+/** TX-01. */
+export const MAX_PDUS = 50;
+
+/** Rows of the queue written in one transaction. */
+const MAX_ROWS = 10_000;
+const SWEEP_BATCH = 1_000;
+const SWEEP_BATCHES = 100;
+const PDU_GRACE_MS = 3_600_000;
+const MESSAGE_MEMORY_MS = 7 * 86_400_000;
+const PDU_ERROR_MEMORY_MS = 30 * 86_400_000;
+
+const LANE_CONDITION: Record<Lane, string> = { healthy: 'failures = 0', failing: 'failures > 0' };
+
+interface ClaimedRow {
+  readonly destination: string;
+  readonly txn_id: string | null;
+  readonly txn_at: string | null;
+  readonly txn_seqs: readonly string[] | null;
+  readonly failures: number;
+  readonly failing_since: string | null;
+}
+
+interface Frozen {
+  readonly destination: string;
+  readonly txnId: string;
+  readonly frozenAt: number;
+  readonly seqs: readonly string[];
+  readonly before: Failing | undefined;
+}
+
+/**
+ * The sender's memory in the database: what waits for whom, and what is frozen. Every method is one transaction, so a
+ * kill between any two of them loses nothing; several processes may use one database.
+ *
+ * Who puts rows into the queue locks the rows of their destinations first, and who finds a queue empty looks while it
+ * holds that lock: so nothing is ever put to a destination that has just been told it has nothing to do.
+ */
+export class DestinationQueue {
+  readonly #database: Database;
+  #sweptUpTo = '0';
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /**
+   * Makes PDUs wait for their destinations, after all that wait already and in the order given. A message that was
+   * taken in before, even if its PDU has been delivered since, is left out, and a PDU never waits twice for one
+   * destination. Gives how many messages were new.
+   */
+  async enqueue(messages: readonly OutboundPdu[], now: number): Promise<number> {
+    let fresh = 0;
+    let part: OutboundPdu[] = [];
+    let rows = 0;
+    for (const message of messages) {
+      if (part.length > 0 && rows + message.destinations.length > MAX_ROWS) {
+        fresh += await this.#enqueuePart(part, now);
+        part = [];
+        rows = 0;
+      }
+      part.push(message);
+      rows += message.destinations.length;
+    }
+    return part.length === 0 ? fresh : fresh + (await this.#enqueuePart(part, now));
+  }
+
+  async #enqueuePart(messages: readonly OutboundPdu[], now: number): Promise<number> {
+    return await this.#database.transaction(async (tx) => {
+      const news = await tx.query<{ id: string }>(
+        `INSERT INTO sender_messages (id, seen_at)
+         SELECT id, $2::bigint FROM unnest($1::text[]) AS m(id) ORDER BY id COLLATE "C"
+         ON CONFLICT DO NOTHING RETURNING id`,
+        [messages.map((message) => message.id), String(now)],
+      );
+      const unseen = new Set(news.map((row) => row.id));
+      // A message that is twice in this batch counts once, and where it came first.
+      const fresh = messages.filter((message) => unseen.delete(message.id));
+      if (fresh.length === 0) return 0;
+
+      await tx.query(
+        `INSERT INTO sender_destinations AS d (destination, due_at)
+         SELECT destination, $2::bigint FROM unnest($1::text[]) AS m(destination)
+          ORDER BY destination COLLATE "C"
+         ON CONFLICT (destination) DO UPDATE SET due_at = excluded.due_at WHERE d.due_at IS NULL`,
+        [[...new Set(fresh.flatMap((message) => message.destinations))], String(now)],
+      );
+
+      const pdus = [
+        ...new Map(fresh.map((message) => [nameOf(message.roomId, message.eventId), message])).values(),
+      ];
+      const stored = await tx.query<{ id: string; room_id: string; event_id: string }>(
+        `INSERT INTO sender_pdus (room_id, event_id, pdu, received_at)
+         SELECT room_id, event_id, pdu, $4::bigint
+           FROM unnest($1::text[], $2::text[], $3::text[]) AS m(room_id, event_id, pdu)
+          ORDER BY room_id COLLATE "C", event_id COLLATE "C"
+         ON CONFLICT (room_id, event_id) DO UPDATE SET received_at = excluded.received_at
+         RETURNING id::text AS id, room_id, event_id`,
+        [
+          pdus.map((message) => message.roomId),
+          pdus.map((message) => message.eventId),
+          pdus.map((message) => message.pdu),
+          String(now),
+        ],
+      );
+      const ids = new Map(stored.map((row) => [nameOf(row.room_id, row.event_id), row.id]));
+
+      const rows = fresh.flatMap(({ roomId, eventId, destinations }) =>
+        destinations.map((destination) => ({ destination, pduId: ids.get(nameOf(roomId, eventId)) })),
+      );
+      // The sequence is drawn in the order of the rows as they are sorted.
+      await tx.query(
+        `INSERT INTO sender_queue (destination, pdu_id, accepted_at)
+         SELECT destination, pdu_id, $3::bigint
+           FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS m(destination, pdu_id, place)
+          ORDER BY place
+         ON CONFLICT (pdu_id, destination) DO NOTHING`,
+        [rows.map((row) => row.destination), rows.map((row) => row.pduId), String(now)],
+      );
+      return fresh.length;
+    });
+  }
+
+  /**
+   * Takes destinations of a lane that are due, longest due first, and gives what each has to be sent: the transaction
+   * that is frozen, or else one frozen now from the oldest PDUs. Until `claimUntil`, or until an outcome is recorded,
+   * nobody else gets them. Destinations that turn out to have nothing waiting are put to rest.
+   */
+  async claim(options: {
+    readonly lane: Lane;
+    readonly limit: number;
+    readonly now: number;
+    readonly claimUntil: number;
+    readonly claim: string;
+    readonly newTxnId: () => string;
+    readonly onProblem: (what: string, cause: unknown) => void;
+  }): Promise<{ readonly transactions: readonly FrozenTransaction[]; readonly looked: number }> {
+    const { lane, limit, now, claimUntil, claim, newTxnId } = options;
+    const { frozen, looked } = await this.#database.transaction(async (tx) => {
+      const rows = await tx.query<ClaimedRow>(
+        `UPDATE sender_destinations AS d SET claim = $1, due_at = $2::bigint, state = 'sending'
+           FROM (SELECT destination FROM sender_destinations
+                  WHERE due_at <= $3::bigint AND ${LANE_CONDITION[lane]}
+                  ORDER BY due_at LIMIT $4::int FOR UPDATE SKIP LOCKED) AS due
+          WHERE d.destination = due.destination
+          RETURNING d.destination, d.txn_id, d.txn_at::text AS txn_at, d.txn_seqs::text[] AS txn_seqs,
+                    d.failures, d.failing_since::text AS failing_since`,
+        [claim, String(claimUntil), String(now), limit],
+      );
+      const thawed = rows.filter((row) => row.txn_id === null).map((row) => row.destination);
+      const oldest = new Map<string, readonly string[]>();
+      if (thawed.length > 0) {
+        const found = await tx.query<{ destination: string; seqs: readonly string[] }>(
+          `SELECT m.destination, array_agg(q.seq::text ORDER BY q.seq) AS seqs
+             FROM unnest($1::text[]) AS m(destination)
+            CROSS JOIN LATERAL (
+              SELECT seq FROM sender_queue WHERE destination = m.destination ORDER BY seq LIMIT ${MAX_PDUS}
+            ) AS q
+            GROUP BY m.destination`,
+          [thawed],
+        );
+        for (const { destination, seqs } of found) oldest.set(destination, seqs);
+      }
+      const claimed: Frozen[] = [];
+      const fresh: Frozen[] = [];
+      for (const row of rows) {
+        const { destination } = row;
+        const before = failingOf(row);
+        if (row.txn_id !== null) {
+          const frozenAt = Number(row.txn_at);
+          claimed.push({ destination, txnId: row.txn_id, frozenAt, seqs: row.txn_seqs ?? [], before });
+          continue;
+        }
+        const seqs = oldest.get(destination);
+        if (seqs !== undefined) fresh.push({ destination, txnId: newTxnId(), frozenAt: now, seqs, before });
+      }
+      if (fresh.length > 0) {
+        await tx.query(
+          `UPDATE sender_destinations AS d
+              SET txn_id = m.txn_id, txn_at = $4::bigint, txn_seqs = m.seqs::bigint[]
+             FROM unnest($1::text[], $2::text[], $3::text[]) AS m(destination, txn_id, seqs)
+            WHERE d.destination = m.destination`,
+          [
+            fresh.map(({ destination }) => destination),
+            fresh.map(({ txnId }) => txnId),
+            fresh.map(({ seqs }) => `{${seqs.join(',')}}`),
+            String(now),
+          ],
+        );
+      }
+      const idle = thawed.filter((destination) => !oldest.has(destination));
+      if (idle.length > 0) {
+        await tx.query(
+          `UPDATE sender_destinations
+              SET state = 'idle', claim = NULL, due_at = NULL, failures = 0, failing_since = NULL, retry_at = NULL
+            WHERE destination = ANY($1::text[])`,
+          [idle],
+        );
+      }
+      return { frozen: [...claimed, ...fresh], looked: rows.length };
+    });
+    return { transactions: await this.#load(frozen, claim, options.onProblem), looked };
+  }
+
+  async #load(
+    frozen: readonly Frozen[],
+    claim: string,
+    onProblem: (what: string, cause: unknown) => void,
+  ): Promise<readonly FrozenTransaction[]> {
+    if (frozen.length === 0) return [];
+    const places = await this.#database.query<{
+      destination: string;
+      seq: string;
+      pdu_id: string;
+      accepted_at: string;
+    }>(
+      `SELECT q.destination, q.seq::text AS seq, q.pdu_id::text AS pdu_id, q.accepted_at::text AS accepted_at
+         FROM unnest($1::text[], $2::bigint[]) AS m(destination, seq)
+         JOIN sender_queue q ON q.destination = m.destination AND q.seq = m.seq
+        ORDER BY q.destination, q.seq`,
+      [
+        frozen.flatMap(({ destination, seqs }) => seqs.map(() => destination)),
+        frozen.flatMap(({ seqs }) => [...seqs]),
+      ],
+    );
+    // Each PDU is read once, however many destinations wait for it.
+    const rows = await this.#database.query<{ id: string; room_id: string; event_id: string; pdu: string }>(
+      `SELECT id::text AS id, room_id, event_id, pdu FROM sender_pdus WHERE id = ANY($1::bigint[])`,
+      [[...new Set(places.map((place) => place.pdu_id))]],
+    );
+    const pdus = new Map(rows.map((row) => [row.id, row]));
+    const queued = new Map<string, QueuedPdu[]>();
+    for (const { destination, seq, pdu_id, accepted_at } of places) {
+      const row = pdus.get(pdu_id);
+      if (row === undefined) continue;
+      const list = queued.get(destination) ?? [];
+      list.push({
+        seq,
+        roomId: row.room_id,
+        eventId: row.event_id,
+        pdu: row.pdu,
+        queuedAt: Number(accepted_at),
+      });
+      queued.set(destination, list);
+    }
+    return frozen.flatMap(({ destination, txnId, frozenAt, seqs, before }) => {
+      const list = queued.get(destination) ?? [];
+      const server = parseServerName(destination);
+      // A transaction that is not whole must not go out under its ID.
+      if (server === undefined || list.length !== seqs.length) {
+        const cause = new Error(`${list.length} of ${seqs.length} PDUs of transaction ${txnId} are there`);
+        onProblem(`read the transaction for ${destination}`, cause);
+        return [];
+      }
+      return [{ destination: server, txnId, frozenAt, pdus: list, claim, before }];
+    });
+  }
+
+  /**
+   * The destination has answered 200: its PDUs wait no longer, those with an error neither. Its next ones are due at
+   * once. `false` where somebody has recorded that already.
+   */
+  async delivered(
+    { destination, txnId, pdus }: FrozenTransaction,
+    errors: readonly PduError[],
+    now: number,
+  ): Promise<boolean> {
+    const last = errors.at(-1);
+    const done = await this.#database.query(
+      `WITH done AS (
+         UPDATE sender_destinations
+            SET state = 'idle', claim = NULL, failures = 0, failing_since = NULL, retry_at = NULL,
+                due_at = $4::bigint, last_success_at = $4::bigint, last_error = coalesce($5, last_error),
+                txn_id = NULL, txn_at = NULL, txn_seqs = NULL
+          WHERE destination = $1 AND txn_id = $2
+          RETURNING destination
+       ), gone AS (
+         DELETE FROM sender_queue
+          WHERE destination = $1 AND seq = ANY($3::bigint[]) AND EXISTS (SELECT 1 FROM done)
+       ), refused AS (
+         INSERT INTO sender_pdu_errors (destination, room_id, event_id, txn_id, error, answered_at)
+         SELECT $1, e.room_id, e.event_id, $2, e.error, $4::bigint
+           FROM unnest($6::text[], $7::text[], $8::text[]) AS e(room_id, event_id, error)
+          WHERE EXISTS (SELECT 1 FROM done)
+       )
+       SELECT destination FROM done`,
+      [
+        destination,
+        txnId,
+        pdus.map((pdu) => pdu.seq),
+        String(now),
+        last === undefined ? null : `${last.eventId}: ${last.error}`,
+        errors.map((error) => error.roomId),
+        errors.map((error) => error.eventId),
+        errors.map((error) => error.error),
+      ],
+    );
+    return done.length > 0;
+  }
+
+  /**
+   * The attempt has failed and the destination is now in `state`, which was reckoned from `before`. `false` where that
+   * was not how it stood: it has made contact since, or the claim is lost.
+   */
+  async failed(
+    { destination, claim }: FrozenTransaction,
+    before: Failing | undefined,
+    state: Extract<DestinationState, { retryAt: number }>,
+    error: string,
+  ): Promise<boolean> {
+    const done = await this.#database.query(
+      `UPDATE sender_destinations
+          SET state = $4, claim = NULL, failures = $5::int, failing_since = $6::bigint, retry_at = $7::bigint,
+              due_at = $7::bigint, last_error = $8
+        WHERE destination = $1 AND claim = $2 AND failures = $3::int
+        RETURNING destination`,
+      [
+        destination,
+        claim,
+        before?.failures ?? 0,
+        state.kind,
+        state.failures,
+        String(state.failingSince),
+        String(state.retryAt),
+        error,
+      ],
+    );
+    return done.length > 0;
+  }
+
+  /** The destinations are there: those that wait for a retry are due now, and a failure under way is their first. */
+  async contact(destinations: readonly string[], now: number): Promise<void> {
+    await this.#database.query(
+      `UPDATE sender_destinations AS d
+          SET failures = 0, failing_since = NULL, retry_at = NULL,
+              state = CASE WHEN d.claim IS NULL THEN 'idle' ELSE d.state END,
+              due_at = CASE WHEN d.claim IS NULL THEN $2::bigint ELSE d.due_at END
+         FROM (SELECT destination FROM sender_destinations
+                WHERE destination = ANY($1::text[]) AND failures > 0
+                ORDER BY destination FOR UPDATE) AS there
+        WHERE d.destination = there.destination`,
+      [[...destinations], String(now)],
+    );
+  }
+
+  /** Gives up claims whose outcome could not be recorded; of one destination, or all of a claim. */
+  async release(claim: string, destination: string | undefined, now: number): Promise<void> {
+    await this.#giveUp('claim = $2 AND ($3::text IS NULL OR destination = $3::text)', now, [
+      claim,
+      destination ?? null,
+    ]);
+  }
+
+  /** Gives up all claims: the process that held them is gone. Only for one that has the database to itself. */
+  async forgetClaims(now: number): Promise<void> {
+    await this.#giveUp('claim IS NOT NULL', now, []);
+  }
+
+  async #giveUp(condition: string, now: number, values: readonly unknown[]): Promise<void> {
+    await this.#database.query(
+      `UPDATE sender_destinations
+          SET claim = NULL, due_at = $1::bigint,
+              state = CASE WHEN failures = 0 THEN 'idle' ELSE 'backing-off' END,
+              retry_at = CASE WHEN failures = 0 THEN NULL ELSE $1::bigint END
+        WHERE ${condition}`,
+      [String(now), ...values],
+    );
+  }
+
+  /** When the next destination of each lane is due, claimed ones included; undefined for never. */
+  async nextDue(): Promise<Record<Lane, number | undefined>> {
+    const [row] = await this.#database.query<Record<Lane, string | null>>(
+      `SELECT (SELECT min(due_at) FROM sender_destinations WHERE due_at IS NOT NULL AND failures = 0)::text
+                AS healthy,
+              (SELECT min(due_at) FROM sender_destinations WHERE due_at IS NOT NULL AND failures > 0)::text
+                AS failing`,
+    );
+    return { healthy: numberOf(row?.healthy) ?? undefined, failing: numberOf(row?.failing) ?? undefined };
+  }
+
+  /** Undefined for a server we have never had anything for. */
+  async status(destination: string): Promise<DestinationStatus | undefined> {
+    return (await this.#statuses('destination = $1', [destination]))[0];
+  }
+
+  /** In order of server name by code point, after `after`; at most `limit`. */
+  async list(options: { readonly after?: string; readonly limit: number }): Promise<DestinationStatus[]> {
+    const condition = '($1::text IS NULL OR destination > $1::text) ORDER BY destination LIMIT $2::int';
+    return await this.#statuses(condition, [options.after ?? null, options.limit]);
+  }
+
+  async #statuses(condition: string, values: unknown[]): Promise<DestinationStatus[]> {
+    const rows = await this.#database.query<{
+      destination: string;
+      state: DestinationState['kind'];
+      pending: string;
+      in_flight: number;
+      failures: number;
+      retry_at: string | null;
+      last_success_at: string | null;
+      last_error: string | null;
+    }>(
+      `SELECT destination, state, failures, retry_at::text AS retry_at, last_error,
+              last_success_at::text AS last_success_at,
+              (SELECT count(*) FROM sender_queue q WHERE q.destination = d.destination)::text AS pending,
+              CASE WHEN claim IS NULL THEN 0 ELSE coalesce(array_length(txn_seqs, 1), 0) END AS in_flight
+         FROM (SELECT * FROM sender_destinations WHERE ${condition}) AS d
+        ORDER BY destination`,
+      values,
+    );
+    return rows.map((row) => ({
+      destination: row.destination as ServerName,
+      state: row.state,
+      pending: Number(row.pending),
+      in_flight: row.in_flight,
+      failures: row.failures,
+      retry_at: numberOf(row.retry_at),
+      last_success_at: numberOf(row.last_success_at),
+      last_error: row.last_error,
+    }));
+  }
+
+  /** What the destination said of single PDUs it could not take, newest first. Kept for a month. */
+  async pduErrors(
+    destination: string,
+    limit: number,
+  ): Promise<(PduError & { readonly answeredAt: number })[]> {
+    const rows = await this.#database.query<{
+      room_id: string;
+      event_id: string;
+      error: string;
+      answered_at: string;
+    }>(
+      `SELECT room_id, event_id, error, answered_at::text AS answered_at FROM sender_pdu_errors
+        WHERE destination = $1 ORDER BY id DESC LIMIT $2::int`,
+      [destination, limit],
+    );
+    return rows.map((row) => ({
+      roomId: row.room_id,
+      eventId: row.event_id,
+      error: row.error,
+      answeredAt: Number(row.answered_at),
+    }));
+  }
+
+  /**
+   * Deletes what nobody needs any more: PDUs that no destination waits for, an hour after they came; messages a week
+   * and errors a month old. In bounded statements, and a bounded number of them; what is left is for the next time.
+   */
+  async sweep(now: number, enough: () => boolean): Promise<void> {
+    for (let batch = 0; batch < SWEEP_BATCHES && !enough(); batch += 1) {
+      // Through all of them in turn, for those of a dead destination stay long and would be looked at every time.
+      const window = await this.#database.query<{ id: string }>(
+        `SELECT id::text AS id FROM sender_pdus WHERE id > $1::bigint ORDER BY sender_pdus.id LIMIT ${SWEEP_BATCH}`,
+        [this.#sweptUpTo],
+      );
+      // Whoever queues a PDU again renews received_at under the row's lock, so this can't take it from under them.
+      await this.#database.query(
+        `DELETE FROM sender_pdus p WHERE p.id = ANY($1::bigint[]) AND p.received_at < $2::bigint
+            AND NOT EXISTS (SELECT 1 FROM sender_queue q WHERE q.pdu_id = p.id)`,
+        [window.map((row) => row.id), String(now - PDU_GRACE_MS)],
+      );
+      this.#sweptUpTo = window.length < SWEEP_BATCH ? '0' : (window.at(-1)?.id ?? '0');
+      if (this.#sweptUpTo === '0') break;
+    }
+    const aged = [
+      ['sender_messages', 'seen_at', MESSAGE_MEMORY_MS],
+      ['sender_pdu_errors', 'answered_at', PDU_ERROR_MEMORY_MS],
+    ] as const;
+    for (const [table, column, memoryMs] of aged) {
+      for (let batch = 0; batch < SWEEP_BATCHES && !enough(); batch += 1) {
+        const gone = await this.#database.query(
+          `DELETE FROM ${table} WHERE id IN (
+             SELECT id FROM ${table} WHERE ${column} < $1::bigint ORDER BY ${column} LIMIT ${SWEEP_BATCH}
+           ) RETURNING 1 AS gone`,
+          [String(now - memoryMs)],
+        );
+        if (gone.length < SWEEP_BATCH) break;
+      }
+    }
+  }
+}
+
+function nameOf(roomId: string, eventId: string): string {
+  return `${roomId}\0${eventId}`;
+}
+
+function numberOf(text: string | null | undefined): number | null {
+  return text === null || text === undefined ? null : Number(text);
+}
+
+function failingOf({ failures, failing_since }: ClaimedRow): Failing | undefined {
+  return failures === 0 ? undefined : { failures, failingSince: Number(failing_since) };
+}

@@ -1,0 +1,379 @@
+import { randomUUID } from 'node:crypto';
+import type { Database } from '@exeunt/database';
+import type { FederationResult, RemoteError } from '@exeunt/federation-client';
+import { Alarm, systemClock, type Clock } from '@exeunt/message-bus';
+import type { ServerName } from '@exeunt/pdu';
+import type { JsonObject } from '@exeunt/signing';
+import {
+  DestinationQueue,
+  type DestinationStatus,
+  type FrozenTransaction,
+  type Lane,
+  type PduError,
+} from './destination-queue.js';
+import {
+  DEFAULT_BACKOFF,
+  failureOf,
+  nextState,
+  type BackoffBounds,
+  type DestinationState,
+  type Failure,
+} from './destination-state.js';
+import { pduErrorsOf, toRecordedText, transactionBody } from './transaction.js';
+
+/** What the sender needs of the federation client. */
+export interface TransactionSender {
+  sendTransaction(
+    server: ServerName,
+    txnId: string,
+    body: JsonObject,
+    call: { readonly signal: AbortSignal; readonly timeoutMs: number },
+  ): Promise<FederationResult>;
+}
+
+/** One attempt that has ended, for logs and metrics. */
+export interface AttemptOutcome {
+  readonly destination: ServerName;
+  readonly txnId: string;
+  readonly pdus: number;
+  readonly durationMs: number;
+  /** From the oldest PDU's coming into the queue until now. */
+  readonly oldestWaitedMs: number;
+  readonly outcome: 'delivered' | Failure['kind'];
+  /** Of a failure. */
+  readonly error?: string;
+  /** Of a delivery: what it could not take, for good. */
+  readonly pduErrors: readonly PduError[];
+}
+
+export interface FederationSenderOptions {
+  /** With the migration `Sending1700000000003`. */
+  readonly database: Database;
+  /** Us: the `origin` of every transaction. */
+  readonly serverName: ServerName;
+  readonly client: TransactionSender;
+  /**
+   * True where no other process sends from this database: what was under way when the last one died is then repeated
+   * at once. Otherwise that waits until the claims of the dead process have run out, half a minute after the longest
+   * attempt. Default false.
+   */
+  readonly isAlone?: boolean;
+  readonly bounds?: Partial<BackoffBounds>;
+  /** Destinations served at the same time; those that have been failing get at most half. Default 100. */
+  readonly concurrency?: number;
+  /** When an attempt is given up. Default 60,000: later than the client's own limit. */
+  readonly attemptTimeoutMs?: number;
+  /** How often it looks for what another process has queued or woken. Default 1,000. */
+  readonly pollMs?: number;
+  /** A destination is woken at most so often. Default 5,000. */
+  readonly wakeEveryMs?: number;
+  /** How often old rows are deleted. Default 60,000. */
+  readonly sweepEveryMs?: number;
+  readonly clock?: Clock;
+  /** At least 0, less than 1; jitters the backoff. */
+  readonly random?: () => number;
+  /** Never the same twice, not even after the database was lost: a peer takes it for a repeat. Default: a UUID. */
+  readonly newTxnId?: () => string;
+  readonly onOutcome?: (outcome: AttemptOutcome) => void;
+  /** Told of everything else that went wrong and is tried again. */
+  readonly onProblem?: (what: string, cause: unknown) => void;
+}
+
+const CLAIM_MARGIN_MS = 30_000;
+/** The pause after the database failed. */
+const TROUBLE_MS = 1_000;
+/** A due destination that another process is just taking must not make us spin. */
+const SHORTEST_WAIT_MS = 20;
+/** Woken destinations remembered at once. */
+const MAX_WOKEN = 10_000;
+
+/**
+ * Sends what waits to whom it waits for: a bounded pool of workers, one transaction in flight a destination, frozen
+ * until its 200. Nothing about a destination is kept in memory while it waits. (TX-01 to TX-07)
+ *
+ * Survives a kill at every step: the transaction is durable before it first goes out, and its rows go in the same
+ * statement that records its 200. A 200 that was not recorded is got again by the repeat, which the peer recognises.
+ */
+export class FederationSender {
+  readonly queue: DestinationQueue;
+  readonly #options: FederationSenderOptions;
+  readonly #bounds: BackoffBounds;
+  readonly #clock: Clock;
+  readonly #news = new Alarm();
+  readonly #end = new Alarm();
+  readonly #active = new Map<Promise<void>, Lane>();
+  /** What this process claimed and, for want of the database, could neither use nor give back. */
+  readonly #lost: { readonly claim: string; readonly destination: string | undefined }[] = [];
+  readonly #wakes = new Set<string>();
+  readonly #wokenAt = new Map<string, number>();
+  #running: Promise<void> | undefined;
+  #stopping = false;
+  #callOffSweep: () => void = () => {};
+  #sweeping: Promise<void> = Promise.resolve();
+
+  constructor(options: FederationSenderOptions) {
+    this.#options = options;
+    this.#bounds = { ...DEFAULT_BACKOFF, ...options.bounds };
+    this.#clock = options.clock ?? systemClock;
+    this.queue = new DestinationQueue(options.database);
+  }
+
+  /** Starts to send; does nothing while it does. */
+  start(): void {
+    if (this.#running !== undefined) return;
+    this.#stopping = false;
+    this.#running = this.#run();
+    this.#sweepLater();
+  }
+
+  /** Begins nothing new and waits for the attempts under way and their records. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.#callOffSweep();
+    this.#news.ring();
+    this.#end.ring();
+    await Promise.all([this.#running, this.#sweeping]);
+    await Promise.all(this.#active.keys());
+    this.#running = undefined;
+  }
+
+  /** Looks for due destinations now: something was queued. */
+  nudge(): void {
+    this.#news.ring();
+  }
+
+  /**
+   * The destination made an authenticated request to us: its backoff ends. Costs nothing where that was said of it
+   * within the last seconds, so it can be called for every request. (TX-05)
+   */
+  wake(destination: string): void {
+    const now = this.#clock.now();
+    const last = this.#wokenAt.get(destination);
+    if (last !== undefined && now - last < (this.#options.wakeEveryMs ?? 5_000)) return;
+    if (this.#wokenAt.size >= MAX_WOKEN) this.#wokenAt.clear();
+    if (this.#wakes.size >= MAX_WOKEN) return;
+    this.#wokenAt.set(destination, now);
+    this.#wakes.add(destination);
+    this.#news.ring();
+  }
+
+  /** An operator wants the destination tried now. `false` where there has never been anything for it. */
+  async retry(destination: string): Promise<boolean> {
+    await this.queue.contact([destination], this.#clock.now());
+    this.#news.ring();
+    return (await this.queue.status(destination)) !== undefined;
+  }
+
+  /** Undefined for a server we have never had anything for. */
+  async status(destination: string): Promise<DestinationStatus | undefined> {
+    return await this.queue.status(destination);
+  }
+
+  /** In order of server name by code point, after `after`; at most `limit`. */
+  async list(options: { readonly after?: string; readonly limit: number }): Promise<DestinationStatus[]> {
+    return await this.queue.list(options);
+  }
+
+  async #run(): Promise<void> {
+    const pollMs = this.#options.pollMs ?? 1_000;
+    let claimsForgotten = this.#options.isAlone !== true;
+    while (!this.#stopping) {
+      try {
+        if (!claimsForgotten) await this.queue.forgetClaims(this.#clock.now());
+        claimsForgotten = true;
+        await this.#giveBackLost();
+        await this.#passOnWakes();
+        const full = { healthy: await this.#begin('healthy'), failing: await this.#begin('failing') };
+        const waitMs = await this.#untilDue(full, pollMs);
+        if (!this.#stopping) await this.#news.wait(this.#clock, waitMs);
+      } catch (cause) {
+        this.#options.onProblem?.('look for due destinations', cause);
+        if (!this.#stopping) await this.#end.wait(this.#clock, TROUBLE_MS);
+      }
+    }
+  }
+
+  async #giveBackLost(): Promise<void> {
+    for (let lost = this.#lost[0]; lost !== undefined; lost = this.#lost[0]) {
+      await this.queue.release(lost.claim, lost.destination, this.#clock.now());
+      this.#lost.shift();
+    }
+  }
+
+  async #passOnWakes(): Promise<void> {
+    if (this.#wakes.size === 0) return;
+    const destinations = [...this.#wakes];
+    this.#wakes.clear();
+    try {
+      await this.queue.contact(destinations, this.#clock.now());
+    } catch (cause) {
+      for (const destination of destinations) this.#wakes.add(destination);
+      throw cause;
+    }
+  }
+
+  /** Puts free workers to due destinations of a lane; true where it has no worker left. */
+  async #begin(lane: Lane): Promise<boolean> {
+    const limit = this.#freeWorkers(lane);
+    if (limit <= 0 || this.#stopping) return true;
+    const now = this.#clock.now();
+    const claim = randomUUID();
+    const { transactions, looked } = await this.queue
+      .claim({
+        lane,
+        limit,
+        now,
+        claimUntil: now + this.#attemptTimeoutMs + CLAIM_MARGIN_MS,
+        claim,
+        newTxnId: this.#options.newTxnId ?? randomUUID,
+        onProblem: (what, cause) => this.#options.onProblem?.(what, cause),
+      })
+      .catch((cause: unknown) => {
+        this.#lost.push({ claim, destination: undefined });
+        throw cause;
+      });
+    for (const transaction of transactions) {
+      const { destination } = transaction;
+      const work: Promise<void> = this.#attempt(transaction)
+        .catch((cause: unknown) => {
+          this.#lost.push({ claim, destination });
+          this.#options.onProblem?.(`record the outcome for ${destination}`, cause);
+        })
+        .finally(() => {
+          this.#active.delete(work);
+          this.#news.ring();
+        });
+      this.#active.set(work, lane);
+    }
+    // Some of those that were looked at had nothing waiting: there may be more that are due.
+    if (looked === limit && transactions.length < limit) this.#news.ring();
+    return this.#freeWorkers(lane) <= 0;
+  }
+
+  /** Those that fail hold a worker until the time-out, so they never get all of them. */
+  #freeWorkers(lane: Lane): number {
+    const { concurrency = 100 } = this.#options;
+    const free = concurrency - this.#active.size;
+    if (lane === 'healthy') return free;
+    const failing = [...this.#active.values()].filter((other) => other === 'failing').length;
+    return Math.min(free, Math.ceil(concurrency / 2) - failing);
+  }
+
+  async #untilDue(full: Readonly<Record<Lane, boolean>>, pollMs: number): Promise<number> {
+    if (full.healthy && full.failing) return pollMs;
+    const due = await this.queue.nextDue();
+    const next = Math.min(
+      full.healthy ? Infinity : (due.healthy ?? Infinity),
+      full.failing ? Infinity : (due.failing ?? Infinity),
+    );
+    const waitMs = next - this.#clock.now();
+    return Math.min(pollMs, waitMs > 0 ? waitMs : SHORTEST_WAIT_MS);
+  }
+
+  async #attempt(transaction: FrozenTransaction): Promise<void> {
+    const startedAt = this.#clock.now();
+    const answer = await this.#send(transaction);
+    const now = this.#clock.now();
+    const about = {
+      destination: transaction.destination,
+      txnId: transaction.txnId,
+      pdus: transaction.pdus.length,
+      durationMs: now - startedAt,
+      oldestWaitedMs: now - (transaction.pdus[0]?.queuedAt ?? now),
+    };
+    if (answer.ok && answer.status === 200) {
+      const pduErrors = pduErrorsOf(transaction.pdus, answer.body);
+      await this.#record(() => this.queue.delivered(transaction, pduErrors, now));
+      this.#options.onOutcome?.({ ...about, outcome: 'delivered', pduErrors });
+      return;
+    }
+    const remoteError: RemoteError = answer.ok
+      ? { ok: false, kind: 'http', status: answer.status, error: 'a status other than 200', retry: 'later' }
+      : answer;
+    const failure = failureOf(remoteError);
+    const error = errorText(remoteError);
+    await this.#record(() => this.#recordFailure(transaction, failure, error));
+    this.#options.onOutcome?.({ ...about, outcome: failure.kind, error, pduErrors: [] });
+  }
+
+  async #send(transaction: FrozenTransaction): Promise<FederationResult> {
+    const { client, serverName } = this.#options;
+    const timeoutMs = this.#attemptTimeoutMs;
+    const abort = new AbortController();
+    let callOff = () => {};
+    const givenUp = new Promise<RemoteError>((resolve) => {
+      callOff = this.#clock.after(timeoutMs, () => {
+        abort.abort();
+        resolve({ ok: false, kind: 'timeout', error: `no answer within ${timeoutMs} ms`, retry: 'later' });
+      });
+    });
+    const send = async (): Promise<FederationResult> => {
+      const body = transactionBody(serverName, transaction);
+      const call = { signal: abort.signal, timeoutMs };
+      return await client.sendTransaction(transaction.destination, transaction.txnId, body, call);
+    };
+    try {
+      return await Promise.race([send(), givenUp]);
+    } catch (cause) {
+      // A bug of ours; it must not take the destination out of the queue.
+      this.#options.onProblem?.(`send to ${transaction.destination}`, cause);
+      return { ok: false, kind: 'unreachable', error: `could not send: ${String(cause)}`, retry: 'later' };
+    } finally {
+      callOff();
+    }
+  }
+
+  async #recordFailure(transaction: FrozenTransaction, failure: Failure, error: string): Promise<void> {
+    const facts = {
+      now: this.#clock.now(),
+      random: (this.#options.random ?? Math.random)(),
+      bounds: this.#bounds,
+    };
+    // If how it stood has changed, it has made contact since, or else the claim is no longer ours.
+    for (const before of new Set([transaction.before, undefined])) {
+      const state: DestinationState = nextState(
+        { kind: 'sending', before },
+        { kind: 'failed', failure },
+        facts,
+      );
+      if (state.kind !== 'backing-off' && state.kind !== 'parked')
+        throw new Error(`${state.kind} after a failure`);
+      if (await this.queue.failed(transaction, before, state, error)) return;
+    }
+  }
+
+  /** A few times, for the database may be away for a moment; then the claim is given back and the repeat finds out. */
+  async #record(step: () => Promise<unknown>): Promise<void> {
+    const tries = 5;
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        await step();
+        return;
+      } catch (cause) {
+        if (attempt === tries || this.#stopping) throw cause;
+        this.#options.onProblem?.('record an outcome', cause);
+        await new Promise<void>((resolve) => void this.#clock.after(TROUBLE_MS * attempt, resolve));
+      }
+    }
+  }
+
+  #sweepLater(): void {
+    this.#callOffSweep = this.#clock.after(this.#options.sweepEveryMs ?? 60_000, () => {
+      this.#sweeping = this.queue
+        .sweep(this.#clock.now(), () => this.#stopping)
+        .catch((cause: unknown) => this.#options.onProblem?.('delete old rows', cause))
+        .then(() => {
+          if (!this.#stopping) this.#sweepLater();
+        });
+    });
+  }
+
+  get #attemptTimeoutMs(): number {
+    return this.#options.attemptTimeoutMs ?? 60_000;
+  }
+}
+
+function errorText({ kind, status, errcode, error }: RemoteError): string {
+  const what = kind === 'http' ? [status, errcode].filter((part) => part !== undefined).join(' ') : kind;
+  return toRecordedText(`${what}: ${error}`);
+}

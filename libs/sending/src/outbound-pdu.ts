@@ -1,0 +1,58 @@
+import { parseEventId, parseRoomId, parseServerName, type ServerName } from '@exeunt/pdu';
+import { isJsonObject, memberOf, parseJson, stringifyJson, type JsonObject } from '@exeunt/signing';
+
+/** A message of `exeunt.outbound-pdus.v1`, read. */
+export interface OutboundPdu {
+  /** `ce_id`: the same for every repeat of the message. */
+  readonly id: string;
+  readonly roomId: string;
+  readonly eventId: string;
+  /** Never empty. */
+  readonly destinations: readonly ServerName[];
+  /** JSON text of the PDU in federation format, equal in meaning to what was accepted. (BR-04) */
+  readonly pdu: string;
+}
+
+/** The envelope is two levels round a PDU that was within the limit of 100 by itself. */
+const MAX_DEPTH = 110;
+
+/** The outbound PDU of a message, or why it can't be read. */
+export function readOutboundPdu(message: {
+  readonly headers: Readonly<Record<string, string>>;
+  readonly value: string;
+}): OutboundPdu | { readonly unreadable: string } {
+  const id = message.headers.ce_id;
+  if (id === undefined || id === '' || id.includes('\0') || !id.isWellFormed()) {
+    return { unreadable: 'the header ce_id is missing or no text' };
+  }
+  let value;
+  try {
+    value = parseJson(message.value, { maxDepth: MAX_DEPTH });
+  } catch (cause) {
+    return { unreadable: `the value can't be parsed: ${(cause as Error).message}` };
+  }
+  if (!isJsonObject(value)) return { unreadable: 'the value is not an object' };
+  const roomId = textOf(value, 'room_id', parseRoomId);
+  if (roomId === undefined) return { unreadable: 'room_id is not a room ID' };
+  const eventId = textOf(value, 'event_id', parseEventId);
+  if (eventId === undefined) return { unreadable: 'event_id is not an event ID' };
+  const pdu = memberOf(value, 'pdu');
+  if (!isJsonObject(pdu)) return { unreadable: 'pdu is not an object' };
+  const given = memberOf(value, 'destinations');
+  if (!Array.isArray(given) || given.length === 0)
+    return { unreadable: 'destinations are not a list of servers' };
+  const destinations: ServerName[] = [];
+  for (const name of given) {
+    const destination = typeof name === 'string' ? parseServerName(name) : undefined;
+    if (destination === undefined) {
+      return { unreadable: `not a server name: ${JSON.stringify(name).slice(0, 300)}` };
+    }
+    destinations.push(destination);
+  }
+  return { id, roomId, eventId, destinations, pdu: stringifyJson(pdu) };
+}
+
+function textOf<T>(object: JsonObject, key: string, parse: (text: string) => T | undefined): T | undefined {
+  const text = memberOf(object, key);
+  return typeof text === 'string' ? parse(text) : undefined;
+}

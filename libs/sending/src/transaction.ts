@@ -1,0 +1,43 @@
+import type { ServerName } from '@exeunt/pdu';
+import { isJsonObject, memberOf, parseJson, type JsonObject } from '@exeunt/signing';
+import type { FrozenTransaction, PduError } from './destination-queue.js';
+
+/** A PDU is within the limit of 100 by itself. */
+const MAX_PDU_DEPTH = 110;
+const MAX_ERROR_LENGTH = 500;
+
+/**
+ * The body of a transaction: the same for the same frozen transaction. `origin` is us, whoever the senders of the
+ * PDUs are. (TX-01, TX-04, TX-07, TX-09)
+ */
+export function transactionBody(
+  origin: ServerName,
+  transaction: Pick<FrozenTransaction, 'frozenAt' | 'pdus'>,
+): JsonObject {
+  return {
+    origin,
+    origin_server_ts: transaction.frozenAt,
+    pdus: transaction.pdus.map(({ pdu }) => parseJson(pdu, { maxDepth: MAX_PDU_DEPTH })),
+  };
+}
+
+/**
+ * What a 200 says of single PDUs of ours that it could not take. Whatever else is in the answer is passed over: it
+ * was a 200, and that ends the transaction. (TX-02, TX-06)
+ */
+export function pduErrorsOf(pdus: FrozenTransaction['pdus'], answer: JsonObject): PduError[] {
+  const results = memberOf(answer, 'pdus');
+  if (!isJsonObject(results)) return [];
+  return pdus.flatMap(({ roomId, eventId }) => {
+    const result = memberOf(results, eventId);
+    const error = isJsonObject(result) ? memberOf(result, 'error') : undefined;
+    if (error === undefined) return [];
+    const text = typeof error === 'string' ? error : 'an error that is not a text';
+    return [{ roomId, eventId, error: toRecordedText(text) }];
+  });
+}
+
+/** A peer's words in a form that is safe to keep: without NUL and half characters, cut to 500 UTF-16 units. */
+export function toRecordedText(text: string): string {
+  return text.slice(0, MAX_ERROR_LENGTH).replaceAll('\0', '\ufffd').toWellFormed();
+}

@@ -1,0 +1,9 @@
+export {
+  defaultFederationPort,
+  resolveServerName,
+  resolveWithoutLookups,
+  targetWithoutDelegation,
+  type NeedsLookup,
+  type Target,
+  type Undialable,
+} from './resolution-steps.js';

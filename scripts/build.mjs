@@ -1,0 +1,29 @@
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { node, root, run } from './node.mjs';
+import { stampFresh } from './freshness.mjs';
+
+/*
+ * Compiles apps and libs into dist/. `@exeunt/*` are packages there, as Node resolves them: one small package.json a
+ * library, beside the compiled code.
+ */
+
+/** @returns {Promise<number>} */
+export async function build() {
+  rmSync(`${root}dist`, { recursive: true, force: true });
+  const code = await run(node, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json']);
+  if (code !== 0) return code;
+  for (const lib of readdirSync(`${root}libs`)) {
+    const folder = `${root}dist/node_modules/@exeunt/${lib}`;
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(
+      `${folder}/package.json`,
+      JSON.stringify({ name: `@exeunt/${lib}`, type: 'module', exports: './index.js' }),
+    );
+    writeFileSync(`${folder}/index.js`, `export * from '../../../libs/${lib}/src/index.js';\n`);
+  }
+  writeFileSync(`${root}dist/package.json`, JSON.stringify({ type: 'module' }));
+  stampFresh();
+  return 0;
+}
+
+if (process.argv[1]?.endsWith('build.mjs')) process.exit(await build());

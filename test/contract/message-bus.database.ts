@@ -1,0 +1,55 @@
+import { randomUUID } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { openDatabase, type Database, type DatabaseOptions } from '@exeunt/database';
+import pg from 'pg';
+import { findPostgres, startPostgres } from '../harness/postgres-server.js';
+
+/** Where a suite's databases come from. */
+export interface DatabaseKind {
+  readonly name: string;
+  /** The same `id` gives the same database again, with what was committed before it was closed. */
+  open(id: string, migrations: DatabaseOptions['migrations']): Promise<Database>;
+  end(): Promise<void>;
+}
+
+/** PGlite with files in a temporary folder. */
+export async function pgliteKind(): Promise<DatabaseKind> {
+  const folder = await mkdtemp(join(tmpdir(), 'exeunt-'));
+  return {
+    name: 'PGlite',
+    open: (id, migrations) => openDatabase({ dataDir: join(folder, id), migrations }),
+    end: () => rm(folder, { recursive: true, force: true }),
+  };
+}
+
+/** A PostgreSQL of this machine; `undefined` where there is none. */
+export async function postgresKind(): Promise<DatabaseKind | undefined> {
+  const found = findPostgres();
+  if (found === undefined) return undefined;
+  const server = found.kind === 'binaries' ? await startPostgres() : undefined;
+  const urls = new Map<string, string>();
+  return {
+    name: 'PostgreSQL',
+    async open(id, migrations) {
+      const known = urls.get(id);
+      const url = known ?? (await server?.createDatabase()) ?? (await createDatabaseOn(found));
+      urls.set(id, url);
+      return openDatabase({ url, migrations });
+    },
+    end: async () => server?.stop(),
+  };
+}
+
+async function createDatabaseOn(found: NonNullable<ReturnType<typeof findPostgres>>): Promise<string> {
+  if (found.kind !== 'configured') throw new Error('no PostgreSQL is configured');
+  const client = new pg.Client({ connectionString: found.url });
+  const name = `exeunt_${randomUUID().replaceAll('-', '')}`;
+  await client.connect();
+  await client.query(`CREATE DATABASE ${name}`);
+  await client.end();
+  const url = new URL(found.url);
+  url.pathname = `/${name}`;
+  return url.href;
+}

@@ -1,0 +1,663 @@
+import type { Database } from '@exeunt/database';
+import type { FederationResult } from '@exeunt/federation-client';
+import {
+  DEAD_LETTER_TOPIC,
+  EmbeddedBus1700000000002,
+  EmbeddedMessageBus,
+  ManualClock,
+  OUTBOUND_PDUS_TOPIC,
+  type ReceivedMessage,
+} from '@exeunt/message-bus';
+import { DestinationQueue, OutboundPdusConsumer, Sending1700000000003 } from '@exeunt/sending';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
+import {
+  answers,
+  dyingDatabase,
+  emptied,
+  lapse as lapseOf,
+  pdu,
+  Peers,
+  senderOn,
+  until as untilTrue,
+  us,
+  type SenderUnderTest,
+} from './sending.harness.js';
+
+const migrations = [EmbeddedBus1700000000002, Sending1700000000003];
+const numbers = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, n) => from + n);
+
+function sendingContract(name: string, open: () => Promise<Database>): void {
+  describe(`the federation sender on ${name}`, () => {
+    let database: Database;
+    let peers: Peers;
+    const started: SenderUnderTest[] = [];
+
+    const nudgeAll = () => started.forEach(({ sender }) => sender.nudge());
+    const until = (condition: () => boolean | Promise<boolean>) => untilTrue(condition, nudgeAll);
+    const lapse = () => lapseOf(database, nudgeAll);
+    const given = (...[options, clock]: [Parameters<typeof senderOn>[2]?, ManualClock?]) => {
+      const under = senderOn(database, peers, options, clock);
+      started.push(under);
+      under.sender.start();
+      return under;
+    };
+
+    beforeAll(async () => {
+      database = await open();
+    });
+    afterAll(() => database.close());
+    beforeEach(async () => {
+      await emptied(database);
+      peers = new Peers();
+    });
+    afterEach(async () => {
+      // What hangs is given up by its time-out.
+      await Promise.all(
+        started.splice(0).map(async ({ sender, clock }) => {
+          const stopping = sender.stop();
+          let stopped = false;
+          void stopping.then(() => (stopped = true));
+          await until(() => {
+            clock.advance(10_000);
+            return stopped;
+          });
+        }),
+      );
+    });
+
+    describe('a peer that answers', () => {
+      it('gets what is queued, with origin and time, and the queue is empty then', async () => {
+        const { sender, queue, drained, clock } = given();
+        await queue(pdu(1, ['x.test']));
+        await drained('x.test');
+        expect(peers.got).toHaveLength(1);
+        expect(JSON.parse(peers.got[0]?.text ?? '')).toMatchObject({
+          origin: us,
+          origin_server_ts: clock.now(),
+        });
+        expect(peers.got[0]?.text).toContain(`"pdus":[${pdu(1, ['x.test']).pdu}]`);
+        expect(await sender.status('x.test')).toEqual({
+          destination: 'x.test',
+          state: 'idle',
+          pending: 0,
+          in_flight: 0,
+          failures: 0,
+          retry_at: null,
+          last_success_at: clock.now(),
+          last_error: null,
+        });
+      });
+
+      it('gets 120 PDUs as 50, 50 and 20, in order, one transaction at a time', async () => {
+        const { queue, drained } = given();
+        await queue(...numbers(1, 120).map((n) => pdu(n, ['x.test'], n % 2 ? '!a:us.test' : '!b:us.test')));
+        await drained('x.test');
+        expect(peers.got.map((got) => got.numbers)).toEqual([
+          numbers(1, 50),
+          numbers(51, 100),
+          numbers(101, 120),
+        ]);
+        expect(new Set(peers.got.map((got) => got.txnId)).size).toBe(3);
+        expect(peers.mostInFlight).toBe(1);
+      });
+
+      it('has what it could not take recorded, and is not sent it again', async () => {
+        const { sender, queue, drained, outcomes } = given();
+        peers.answer('x.test', {
+          ok: true,
+          status: 200,
+          body: {
+            pdus: {
+              '$1:us.test': {},
+              '$2:us.test': { error: `not \0 allowed ${'x'.repeat(1_000)}` },
+              '$never-sent:us.test': { error: 'ignored' },
+            },
+          },
+        });
+        await queue(pdu(1, ['x.test']), pdu(2, ['x.test']));
+        await drained('x.test');
+        await queue(pdu(3, ['x.test']));
+        await drained('x.test');
+        expect(peers.got.map((got) => got.numbers)).toEqual([[1, 2], [3]]);
+        const [error, ...others] = await sender.queue.pduErrors('x.test', 10);
+        expect(others).toEqual([]);
+        expect(error).toMatchObject({ roomId: '!a:us.test', eventId: '$2:us.test' });
+        expect(error?.error).toMatch(/^not \ufffd allowed x{400,}$/);
+        expect((await sender.status('x.test'))?.last_error).toContain('$2:us.test: not');
+        expect((await sender.status('x.test'))?.failures).toBe(0);
+        expect(outcomes[0]?.pduErrors).toHaveLength(1);
+      });
+
+      it.each([
+        ['null', { pdus: null }],
+        ['nothing', {}],
+        ['results that are no objects', { pdus: { '$1:us.test': 'x' } }],
+      ])('ends the transaction with a 200, even one with %s', async (_, body) => {
+        const { queue, drained } = given();
+        peers.answer('x.test', { ok: true, status: 200, body } as FederationResult);
+        await queue(pdu(1, ['x.test']));
+        await drained('x.test');
+        expect(peers.got).toHaveLength(1);
+      });
+    });
+
+    describe('a peer that is down', () => {
+      it('gets its whole backlog in order when it is back, the frozen transaction unchanged', async () => {
+        const { sender, queue, drained, clock, outcomes } = given();
+        peers.answer('x.test', answers.down);
+        await queue(pdu(1, ['x.test']), pdu(2, ['x.test']));
+        await until(() => outcomes.length === 1);
+        await queue(...numbers(3, 80).map((n) => pdu(n, ['x.test'])));
+        expect(await sender.status('x.test')).toMatchObject({
+          state: 'backing-off',
+          pending: 80,
+          in_flight: 0,
+          failures: 1,
+          retry_at: clock.now() + 5_000,
+          last_error: 'unreachable: connect ECONNREFUSED',
+          last_success_at: null,
+        });
+        clock.advance(4_999);
+        await lapse();
+        expect(peers.got).toHaveLength(1);
+        clock.advance(1);
+        await until(() => outcomes.length === 2);
+        peers.answer('x.test', answers.ok);
+        clock.advance(10_000);
+        await drained('x.test');
+        expect(peers.got.map((got) => got.numbers)).toEqual([
+          [1, 2],
+          [1, 2],
+          [1, 2],
+          numbers(3, 52),
+          numbers(53, 80),
+        ]);
+        expect(new Set(peers.got.slice(0, 3).map((got) => `${got.txnId} ${got.text}`)).size).toBe(1);
+        expect(new Set(peers.got.map((got) => got.txnId)).size).toBe(3);
+        expect(await sender.status('x.test')).toMatchObject({ state: 'idle', failures: 0, retry_at: null });
+      });
+
+      it.each([
+        [500, 5_000, {}],
+        [400, 5_000, { errcode: 'M_BAD_JSON', retry: 'no' as const }],
+        [429, 90_000, { errcode: 'M_LIMIT_EXCEEDED', retryAfterMs: 90_000 }],
+      ])('and answers %i gets the same transaction after %i ms', async (status, waitMs, more) => {
+        const { sender, queue, drained, clock, outcomes } = given();
+        peers.answer('x.test', answers.http(status, more));
+        await queue(pdu(1, ['x.test']));
+        await until(() => outcomes.length === 1);
+        expect((await sender.status('x.test'))?.retry_at).toBe(clock.now() + waitMs);
+        expect((await sender.status('x.test'))?.last_error).toContain(`${status}`);
+        peers.answer('x.test', answers.ok);
+        clock.advance(waitMs);
+        await drained('x.test');
+        expect(new Set(peers.got.map((got) => `${got.txnId} ${got.text}`)).size).toBe(1);
+        expect(peers.got).toHaveLength(2);
+      });
+
+      it('and never answers is given up after the time-out, and gets the same transaction', async () => {
+        const { queue, drained, clock, outcomes } = given({ attemptTimeoutMs: 60_000 });
+        peers.answer('x.test', () => new Promise(() => {}));
+        await queue(pdu(1, ['x.test']));
+        await until(() => peers.got.length === 1);
+        clock.advance(60_000);
+        await until(() => outcomes.length === 1);
+        expect(outcomes[0]?.outcome).toBe('unreachable');
+        peers.answer('x.test', answers.ok);
+        clock.advance(5_000);
+        await drained('x.test');
+        expect(new Set(peers.got.map((got) => `${got.txnId} ${got.text}`)).size).toBe(1);
+      });
+
+      it('is tried at once when it makes contact, but not at each of many contacts', async () => {
+        const { sender, queue, drained, clock, outcomes } = given();
+        peers.answer('x.test', answers.down);
+        await queue(pdu(1, ['x.test']));
+        await until(() => outcomes.length === 1);
+        sender.wake('x.test');
+        await until(() => outcomes.length === 2);
+        expect((await sender.status('x.test'))?.failures).toBe(1);
+        for (let contact = 0; contact < 10; contact += 1) sender.wake('x.test');
+        sender.wake('stranger.test');
+        await lapse();
+        expect(peers.got).toHaveLength(2);
+        peers.answer('x.test', answers.ok);
+        clock.advance(4_999);
+        await lapse();
+        expect(peers.got).toHaveLength(2);
+        clock.advance(1);
+        sender.wake('x.test');
+        await drained('x.test');
+        expect(peers.got).toHaveLength(3);
+      });
+
+      it('is tried at once when an operator asks for it', async () => {
+        const { sender, queue, drained, outcomes } = given();
+        peers.answer('x.test', answers.down);
+        await queue(pdu(1, ['x.test']));
+        await until(() => outcomes.length === 1);
+        peers.answer('x.test', answers.ok);
+        expect(await sender.retry('x.test')).toBe(true);
+        await drained('x.test');
+        expect(await sender.retry('stranger.test')).toBe(false);
+      });
+
+      it('starts its backoff anew where the contact came while an attempt hung', async () => {
+        const { sender, queue, clock, outcomes } = given({ attemptTimeoutMs: 60_000 });
+        peers.answer('x.test', answers.down);
+        await queue(pdu(1, ['x.test']));
+        await until(() => outcomes.length === 1);
+        peers.answer('x.test', () => new Promise(() => {}));
+        clock.advance(5_000);
+        await until(() => peers.got.length === 2);
+        sender.wake('x.test');
+        await until(async () => (await sender.status('x.test'))?.failures === 0);
+        clock.advance(60_000);
+        await until(() => outcomes.length === 2);
+        expect(await sender.status('x.test')).toMatchObject({
+          failures: 1,
+          retry_at: clock.now() + 5_000,
+        });
+      });
+
+      it('is parked after days, gets a probe a day, and everything when it is back', async () => {
+        const { sender, queue, drained, clock, outcomes } = given();
+        peers.answer('x.test', answers.down);
+        await queue(...numbers(1, 60).map((n) => pdu(n, ['x.test'])));
+        await until(() => outcomes.length === 1);
+        for (;;) {
+          const status = await sender.status('x.test');
+          if (status?.state === 'parked') break;
+          const attempts: number = outcomes.length;
+          clock.advance((status?.retry_at ?? 0) - clock.now());
+          await until(() => outcomes.length > attempts);
+        }
+        expect((await sender.status('x.test'))?.retry_at).toBe(clock.now() + 86_400_000);
+        expect(outcomes.length).toBeLessThan(40);
+        peers.answer('x.test', answers.ok);
+        clock.advance(86_400_000);
+        await drained('x.test');
+        expect(peers.got.slice(-2).map((got) => got.numbers)).toEqual([numbers(1, 50), numbers(51, 60)]);
+      });
+    });
+
+    describe('several peers', () => {
+      it('are independent: each has its own transactions and backoff', async () => {
+        const { sender, queue, drained, outcomes } = given();
+        peers.answer('x.test', answers.http(502));
+        await queue(pdu(1, ['x.test', 'y.test']), pdu(2, ['y.test']), pdu(3, ['x.test', 'y.test']));
+        await drained('y.test');
+        await until(() => outcomes.some((outcome) => outcome.destination === 'x.test'));
+        expect(peers.to('y.test').flatMap((got) => got.numbers)).toEqual([1, 2, 3]);
+        expect(peers.to('x.test').map((got) => got.numbers)).toEqual([[1, 3]]);
+        expect(await sender.status('x.test')).toMatchObject({ pending: 2, failures: 1 });
+        expect(await sender.status('y.test')).toMatchObject({ pending: 0, failures: 0 });
+        expect(peers.to('x.test')[0]?.txnId).not.toBe(peers.to('y.test')[0]?.txnId);
+      });
+
+      it('that hang do not delay one that lives, even if they are many more than the workers', async () => {
+        const dead = numbers(1, 20).map((n) => `dead${n}.test`);
+        const { sender, queue, drained, clock, outcomes } = given({
+          concurrency: 4,
+          attemptTimeoutMs: 60_000,
+        });
+        for (const name of dead) peers.answer(name, answers.down);
+        await queue(pdu(1, dead));
+        await until(() => outcomes.length === 20);
+        // All of them are due again, and now they hang.
+        for (const name of dead) peers.answer(name, () => new Promise(() => {}));
+        clock.advance(5_000);
+        await until(() => peers.got.length === 22);
+        await lapse();
+        expect(peers.got).toHaveLength(22);
+        await queue(pdu(2, ['live.test']));
+        await drained('live.test');
+        expect((await sender.list({ limit: 100 })).filter((status) => status.in_flight > 0)).toHaveLength(2);
+      });
+
+      it('are all served by few workers', async () => {
+        const names = numbers(1, 50).map((n) => `s${n}.test`);
+        const { queue, drained } = given({ concurrency: 3 });
+        await queue(pdu(1, names), pdu(2, names));
+        for (const name of names) await drained(name);
+        expect(peers.got).toHaveLength(50);
+        expect(peers.got.every((got) => got.numbers.join() === '1,2')).toBe(true);
+      });
+
+      it('are listed in pages, in order of their names', async () => {
+        const { sender, queue, drained } = given();
+        const names = ['B.test', 'a.test', 'b.test', '[::1]:8448', 'c.test'];
+        await queue(pdu(1, names));
+        for (const name of names) await drained(name);
+        const page = async (after?: string) =>
+          (await sender.list({ limit: 2, ...(after === undefined ? {} : { after }) })).map(
+            (status) => status.destination as string,
+          );
+        expect(await page()).toEqual(['B.test', '[::1]:8448']);
+        expect(await page('[::1]:8448')).toEqual(['a.test', 'b.test']);
+        expect(await page('b.test')).toEqual(['c.test']);
+        expect(await sender.status('stranger.test')).toBeUndefined();
+      });
+    });
+
+    describe('a restart', () => {
+      it('repeats the transaction that was in flight: same ID, same bytes', async () => {
+        const first = senderOn(database, peers);
+        peers.answer('x.test', () => new Promise(() => {}));
+        first.sender.start();
+        await first.queue(pdu(1, ['x.test']));
+        await until(() => peers.got.length === 1);
+        await first.queue(pdu(2, ['x.test']));
+
+        peers.answer('x.test', answers.ok);
+        first.clock.advance(1_000);
+        const second = given({}, first.clock);
+        await second.drained('x.test');
+        expect(peers.got.map((got) => got.numbers)).toEqual([[1], [1], [2]]);
+        expect(peers.got[1]).toEqual(peers.got[0]);
+        expect(peers.got[2]?.txnId).not.toBe(peers.got[0]?.txnId);
+      });
+
+      it('beside other processes waits until the claim of the dead one has run out', async () => {
+        const first = senderOn(database, peers, { attemptTimeoutMs: 60_000 });
+        peers.answer('x.test', () => new Promise(() => {}));
+        first.sender.start();
+        await first.queue(pdu(1, ['x.test']));
+        await until(() => peers.got.length === 1);
+        peers.answer('x.test', answers.ok);
+
+        const clock = new ManualClock(first.clock.now());
+        const second = given({ isAlone: false, attemptTimeoutMs: 60_000 }, clock);
+        clock.advance(89_000);
+        await lapse();
+        expect(peers.got).toHaveLength(1);
+        clock.advance(2_000);
+        await second.drained('x.test');
+        expect(peers.got[1]).toEqual(peers.got[0]);
+      });
+
+      it('leaves a backoff as it was, and begins with the others', async () => {
+        const first = senderOn(database, peers);
+        first.sender.start();
+        peers.answer('x.test', answers.down);
+        await first.queue(pdu(1, ['x.test']));
+        await until(() => first.outcomes.length === 1);
+        await first.sender.stop();
+        await first.queue(pdu(2, ['x.test', 'y.test']));
+        peers.answer('x.test', answers.ok);
+
+        const second = given({}, first.clock);
+        await second.drained('y.test');
+        await lapse();
+        expect(peers.to('x.test')).toHaveLength(1);
+        second.clock.advance(5_000);
+        await second.drained('x.test');
+        expect(peers.to('x.test').map((got) => got.numbers)).toEqual([[1], [1], [2]]);
+      });
+
+      it('after a kill at any step loses nothing, and gives no ID to two contents', async () => {
+        const kill = async (at: number, when: 'before' | 'after'): Promise<number> => {
+          await emptied(database);
+          peers = new Peers();
+          // Down once, so that the step that records a failure is among those that die.
+          let failed = false;
+          peers.answer('x.test', () => {
+            if (failed) return answers.ok;
+            failed = true;
+            return answers.down;
+          });
+          const clock = new ManualClock();
+          const life = dyingDatabase(database, at, when);
+          await new DestinationQueue(database).enqueue(
+            numbers(1, 60).map((n) => pdu(n, ['x.test'])),
+            clock.now(),
+          );
+          const first = senderOn(life.database, peers, {}, clock);
+          first.sender.start();
+          let settled = false;
+          // It has died, or else it is done.
+          await until(async () => {
+            clock.advance(500);
+            settled = (await new DestinationQueue(database).status('x.test'))?.pending === 0;
+            return life.steps >= at || settled;
+          });
+          await lapse();
+          const stopping = first.sender.stop();
+          const second = given({}, clock);
+          await until(async () => {
+            clock.advance(500);
+            return (await second.sender.status('x.test'))?.pending === 0;
+          });
+          await stopping;
+          await second.sender.stop();
+
+          const bodies = new Map<string, string>();
+          for (const got of peers.got) {
+            expect(bodies.get(got.txnId) ?? got.text).toBe(got.text);
+            bodies.set(got.txnId, got.text);
+          }
+          const arrived = [...new Map(peers.got.map((got) => [got.txnId, got.numbers])).values()].flat();
+          expect(arrived).toEqual(numbers(1, 60));
+          console.log(when, at, life.steps, peers.got.length);return life.steps;
+        };
+        for (const when of ['before', 'after'] as const) {
+          for (let at = 1; at <= 30; at += 1) await kill(at, when);
+        }
+      });
+    });
+
+    describe('when the database is away for a while', () => {
+      it('goes on when it is back', async () => {
+        let away = false;
+        const flaky: Database = {
+          ...database,
+          query: (...args) => (away ? Promise.reject(new Error('away')) : database.query(...args)),
+          transaction: (...args) =>
+            away ? Promise.reject(new Error('away')) : database.transaction(...args),
+        };
+        const under = senderOn(flaky, peers);
+        started.push(under);
+        under.sender.start();
+        let release = () => {};
+        peers.answer(
+          'x.test',
+          () => new Promise<FederationResult>((resolve) => (release = () => resolve(answers.ok))),
+        );
+        await under.queue(pdu(1, ['x.test']));
+        await until(() => peers.got.length === 1);
+        away = true;
+        release();
+        await until(() => under.problems.length > 0);
+        for (let second = 0; second < 30; second += 1) {
+          under.clock.advance(1_000);
+          await lapse();
+        }
+        peers.answer('x.test', answers.ok);
+        away = false;
+        await until(async () => {
+          under.clock.advance(1_000);
+          return (await new DestinationQueue(database).status('x.test'))?.pending === 0;
+        });
+        expect(new Set(peers.got.map((got) => `${got.txnId} ${got.text}`)).size).toBe(1);
+      });
+    });
+
+    describe('the queue', () => {
+      const rows = async (table: string) =>
+        Number((await database.query<{ n: string }>(`SELECT count(*)::text AS n FROM ${table}`))[0]?.n);
+
+      it('takes a repeat of a message for what it is, even after its PDU was delivered', async () => {
+        const { sender, queue, drained, clock } = given();
+        await queue(pdu(1, ['x.test', 'y.test']));
+        expect(await sender.queue.enqueue([pdu(1, ['x.test', 'y.test'])], clock.now())).toBe(0);
+        await drained('x.test');
+        await drained('y.test');
+        expect(
+          await sender.queue.enqueue(
+            [pdu(1, ['x.test', 'y.test']), pdu(2, ['x.test']), pdu(2, ['x.test'])],
+            clock.now(),
+          ),
+        ).toBe(1);
+        sender.nudge();
+        await drained('x.test');
+        expect(peers.to('x.test').map((got) => got.numbers)).toEqual([[1], [2]]);
+      });
+
+      it('holds a PDU once, and once a destination, whatever message it came by', async () => {
+        const queue = new DestinationQueue(database);
+        await queue.enqueue([pdu(1, ['x.test']), { ...pdu(1, ['x.test', 'y.test']), id: 'another' }], 0);
+        expect(await rows('sender_pdus')).toBe(1);
+        expect(await rows('sender_queue')).toBe(2);
+      });
+
+      it('keeps the order of messages that are too many for one transaction', async () => {
+        const names = numbers(1, 3_000).map((n) => `s${n}.test`);
+        const queue = new DestinationQueue(database);
+        await queue.enqueue(
+          numbers(1, 7).map((n) => pdu(n, names)),
+          0,
+        );
+        expect(await rows('sender_queue')).toBe(21_000);
+        const order = await database.query<{ event_id: string }>(
+          `SELECT p.event_id FROM sender_queue q JOIN sender_pdus p ON p.id = q.pdu_id
+            WHERE q.destination = 's7.test' ORDER BY q.seq`,
+        );
+        expect(order.map((row) => row.event_id)).toEqual(numbers(1, 7).map((n) => `$${n}:us.test`));
+      });
+
+      it('forgets PDUs that nobody waits for, and messages after a week', async () => {
+        const { sender, queue, drained, clock, outcomes } = given();
+        peers.answer('x.test', answers.down);
+        await queue(pdu(1, ['x.test', 'y.test']), pdu(2, ['y.test']));
+        await drained('y.test');
+        await until(() => outcomes.length >= 2);
+        await sender.queue.sweep(clock.now() + 3_600_000, () => false);
+        expect(await rows('sender_pdus')).toBe(2);
+        await sender.queue.sweep(clock.now() + 3_600_001, () => false);
+        expect(await rows('sender_pdus')).toBe(1);
+        expect(await rows('sender_messages')).toBe(2);
+        await sender.queue.sweep(clock.now() + 7 * 86_400_000 + 1, () => false);
+        expect(await rows('sender_messages')).toBe(0);
+        expect(await rows('sender_pdus')).toBe(1);
+      });
+    });
+
+    describe('the consumer of outbound PDUs', () => {
+      const received = (offset: number, value: string, ceId = `m${offset}`): ReceivedMessage => ({
+        topic: OUTBOUND_PDUS_TOPIC,
+        key: '0',
+        partition: 0,
+        offset: `${offset}`,
+        headers: { ce_id: ceId },
+        value,
+      });
+      const valueOf = (n: number, destinations: string[]) =>
+        JSON.stringify({
+          room_id: '!a:us.test',
+          event_id: `$${n}:us.test`,
+          destinations,
+          pdu: { n },
+        });
+
+      it('makes rows durable before the bus goes on, parks what it cannot read, and goes on', async () => {
+        await database.query('TRUNCATE bus_partitions, bus_messages, bus_cursors');
+        const clock = new ManualClock();
+        const bus = new EmbeddedMessageBus(database, { clock });
+        const { sender, drained } = given({}, clock);
+        const unreadable: string[] = [];
+        const consumer = new OutboundPdusConsumer({
+          bus,
+          queue: sender.queue,
+          clock,
+          onQueued: () => sender.nudge(),
+          onUnreadable: (_, reason) => unreadable.push(reason),
+        });
+        await consumer.start();
+        const letters: ReceivedMessage[] = [];
+        await bus.consume({
+          topic: DEAD_LETTER_TOPIC,
+          group: 'test',
+          maxBatch: 10,
+          handle: async (batch) => void letters.push(...batch),
+        });
+        await bus.publish([
+          received(0, valueOf(1, ['x.test'])),
+          received(1, '{"room_id":'),
+          received(2, valueOf(2, ['x.test', 'not a server'])),
+          received(3, valueOf(3, ['x.test'])),
+        ]);
+        await until(() => letters.length === 2);
+        await until(() => peers.to('x.test').flatMap((got) => got.numbers).length === 2);
+        await drained('x.test');
+        expect(peers.to('x.test').flatMap((got) => got.numbers)).toEqual([1, 3]);
+        expect(unreadable).toHaveLength(2);
+        expect(JSON.parse(letters[1]?.value ?? '')).toMatchObject({
+          reason: 'not a server name: "not a server"',
+          consumer: 'exeunt-federation-sender',
+          message: { topic: OUTBOUND_PDUS_TOPIC, partition: 0, offset: '2', key: '0' },
+        });
+        expect(letters[1]?.headers.ce_id).toBe('exeunt-federation-sender/exeunt.outbound-pdus.v1/0/2');
+        await consumer.stop();
+        await bus.close();
+      });
+
+      it('does not take a batch as handled whose rows are not durable', async () => {
+        const consumer = new OutboundPdusConsumer({
+          bus: { consume: () => Promise.reject(new Error('unused')), publish: async () => {} },
+          queue: { enqueue: () => Promise.reject(new Error('the database is away')) },
+        });
+        await expect(consumer.handle([received(0, valueOf(1, ['x.test']))])).rejects.toThrow('away');
+      });
+
+      it('loses no wake-up to a worker that finds the queue empty at the same time', async () => {
+        const { queue, drained } = given();
+        for (let round = 0; round < 100; round += 1) await queue(pdu(round, ['x.test', 'y.test']));
+        await drained('x.test');
+        await drained('y.test');
+        expect(peers.to('x.test').flatMap((got) => got.numbers)).toEqual(numbers(0, 99));
+        expect(peers.to('y.test').flatMap((got) => got.numbers)).toEqual(numbers(0, 99));
+      });
+    });
+
+    if (name === 'PostgreSQL') {
+      it('sends from several processes at once, one transaction in flight a destination', async () => {
+        const names = numbers(1, 10).map((n) => `s${n}.test`);
+        const clock = new ManualClock();
+        const senders = [1, 2, 3].map(() => given({ isAlone: false }, clock));
+        for (let round = 0; round < 40; round += 1) {
+          await senders[0]?.queue(pdu(round, names));
+          for (const { sender } of senders) sender.nudge();
+        }
+        for (const one of names) {
+          await until(async () => {
+            clock.advance(20);
+            return (await senders[0]?.sender.status(one))?.pending === 0;
+          });
+          expect(peers.to(one).flatMap((got) => got.numbers)).toEqual(numbers(0, 39));
+        }
+        expect(peers.mostInFlight).toBe(1);
+      });
+    }
+  });
+}
+
+describe('PGlite', () => {
+  let kind: DatabaseKind;
+  beforeAll(async () => {
+    kind = await pgliteKind();
+  });
+  afterAll(() => kind.end());
+  sendingContract('PGlite', () => kind.open('sending', migrations));
+});
+
+const postgres = await postgresKind();
+if (postgres === undefined) {
+  console.warn('federation sender on PostgreSQL: did not run, there is none on this machine');
+  describe.skip('PostgreSQL', () => it('has nothing to run on', () => {}));
+} else {
+  describe('PostgreSQL', () => {
+    afterAll(() => postgres.end());
+    sendingContract('PostgreSQL', () => postgres.open('sending', migrations));
+  });
+}
