@@ -6,7 +6,9 @@ import { fileURLToPath } from 'node:url';
 export const root = fileURLToPath(new URL('..', import.meta.url));
 
 /** Node 24 as the devDependency brings it; the running one where it is not installed. */
-export const node = existsSync(`${root}node_modules/.bin/node`) ? `${root}node_modules/.bin/node` : process.execPath;
+export const node = existsSync(`${root}node_modules/.bin/node`)
+  ? `${root}node_modules/.bin/node`
+  : process.execPath;
 
 /**
  * Runs a program with the terminal, passing signals on, and ends as it ends.

@@ -7,4 +7,10 @@ if (!isFresh()) {
   const code = await build();
   if (code !== 0) process.exit(code);
 }
-process.exit(await run(node, ['--enable-source-maps', '--disable-warning=ExperimentalWarning', 'dist/apps/gateway/src/main.js']));
+process.exit(
+  await run(node, [
+    '--enable-source-maps',
+    '--disable-warning=ExperimentalWarning',
+    'dist/apps/gateway/src/main.js',
+  ]),
+);

@@ -439,10 +439,12 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
           }
           const arrived = [...new Map(peers.got.map((got) => [got.txnId, got.numbers])).values()].flat();
           expect(arrived).toEqual(numbers(1, 60));
-          console.log(when, at, life.steps, peers.got.length);return life.steps;
+          return life.steps;
         };
         for (const when of ['before', 'after'] as const) {
-          for (let at = 1; at <= 30; at += 1) await kill(at, when);
+          let at = 1;
+          while ((await kill(at, when)) >= at) at += 1;
+          expect(at).toBeGreaterThan(20);
         }
       });
     });

@@ -41,7 +41,8 @@ function greeting(
   { serverName, dataDirectory, platformToken }: Configuration,
   { federationUrl, platformUrl }: { readonly federationUrl: string; readonly platformUrl: string },
 ): string {
-  const token = platformToken === undefined ? `$(cat ${dataDirectory}/platform.token)` : '$EXEUNT_PLATFORM_TOKEN';
+  const token =
+    platformToken === undefined ? `$(cat ${dataDirectory}/platform.token)` : '$EXEUNT_PLATFORM_TOKEN';
   return `
   ${product.name} ${product.version} is ${serverName}
 

@@ -74,7 +74,8 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
     onOutcome: ({ pduErrors, ...outcome }) => {
       if (outcome.outcome === 'delivered') log.info(outcome, 'transaction delivered');
       else log.warn(outcome, 'transaction not delivered');
-      for (const error of pduErrors) log.warn({ destination: outcome.destination, ...error }, 'PDU not taken');
+      for (const error of pduErrors)
+        log.warn({ destination: outcome.destination, ...error }, 'PDU not taken');
     },
     onProblem,
   });
@@ -82,7 +83,8 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
     bus,
     queue: sender.queue,
     onQueued: () => sender.nudge(),
-    onUnreadable: (message, reason) => log.error({ topic: message.topic, offset: message.offset, reason }, 'unreadable'),
+    onUnreadable: (message, reason) =>
+      log.error({ topic: message.topic, offset: message.offset, reason }, 'unreadable'),
   });
   const store = new TypeormEventStore(database);
   const relay = new OutboxRelay({ outbox: store, bus, onProblem });

@@ -76,7 +76,11 @@ async function tlsFor({ federation, dataDirectory, serverName }: Configuration) 
   }
 }
 
-async function listen(app: NestFastifyApplication, { host, port }: Listener, scheme: string): Promise<string> {
+async function listen(
+  app: NestFastifyApplication,
+  { host, port }: Listener,
+  scheme: string,
+): Promise<string> {
   await app.listen(port, host);
   const address = app.getHttpServer().address();
   const actual = typeof address === 'object' && address !== null ? address.port : port;

@@ -53,7 +53,12 @@ type Environment = Readonly<Record<string, string | undefined>>;
 /** Reads the environment. Throws {@link ConfigurationError} for the first value that is wrong. */
 export function readConfiguration(environment: Environment): Configuration {
   const dataDirectory = text(environment, 'EXEUNT_DATA_DIR', './data');
-  const role = oneOf(environment, 'EXEUNT_ROLE', ['standalone', 'gateway', 'federation-sender'], 'standalone');
+  const role = oneOf(
+    environment,
+    'EXEUNT_ROLE',
+    ['standalone', 'gateway', 'federation-sender'],
+    'standalone',
+  );
   if (role !== 'standalone') {
     throw new ConfigurationError(
       `EXEUNT_ROLE=${role} needs a database and Kafka brokers of its own, which this release cannot use yet: leave it out or set it to standalone.`,
@@ -65,9 +70,14 @@ export function readConfiguration(environment: Environment): Configuration {
     );
   }
   const minMs = wholeNumber(environment, 'EXEUNT_SENDER_BACKOFF_MIN_MS', 5000, { from: 1, to: 86_400_000 });
-  const maxMs = wholeNumber(environment, 'EXEUNT_SENDER_BACKOFF_MAX_MS', 21_600_000, { from: 1, to: 604_800_000 });
+  const maxMs = wholeNumber(environment, 'EXEUNT_SENDER_BACKOFF_MAX_MS', 21_600_000, {
+    from: 1,
+    to: 604_800_000,
+  });
   if (maxMs < minMs) {
-    throw new ConfigurationError('EXEUNT_SENDER_BACKOFF_MAX_MS must not be below EXEUNT_SENDER_BACKOFF_MIN_MS.');
+    throw new ConfigurationError(
+      'EXEUNT_SENDER_BACKOFF_MAX_MS must not be below EXEUNT_SENDER_BACKOFF_MIN_MS.',
+    );
   }
   return Object.freeze({
     serverName: serverName(environment),
@@ -112,7 +122,8 @@ function text(environment: Environment, name: string, otherwise: string): string
 function serverName(environment: Environment): ServerName {
   const value = text(environment, 'EXEUNT_SERVER_NAME', 'localhost:8448');
   const parsed = parseServerName(value);
-  if (parsed === undefined) throw new ConfigurationError(`EXEUNT_SERVER_NAME is no Matrix server name: ${value}`);
+  if (parsed === undefined)
+    throw new ConfigurationError(`EXEUNT_SERVER_NAME is no Matrix server name: ${value}`);
   return parsed;
 }
 
@@ -120,7 +131,9 @@ function token(environment: Environment): string | undefined {
   const value = environment['EXEUNT_PLATFORM_TOKEN'];
   if (value === undefined || value === '') return undefined;
   if (!/^[\x21-\x7e]{16,512}$/.test(value)) {
-    throw new ConfigurationError('EXEUNT_PLATFORM_TOKEN must be 16 to 512 printable characters without spaces.');
+    throw new ConfigurationError(
+      'EXEUNT_PLATFORM_TOKEN must be 16 to 512 printable characters without spaces.',
+    );
   }
   return value;
 }
@@ -151,7 +164,9 @@ function networks(environment: Environment): readonly string[] {
     .filter((one) => one !== '');
   for (const network of list) {
     if (!ipaddr.isValidCIDR(network)) {
-      throw new ConfigurationError(`EXEUNT_FEDERATION_ALLOW_NETWORKS has an entry that is no CIDR range: ${network}`);
+      throw new ConfigurationError(
+        `EXEUNT_FEDERATION_ALLOW_NETWORKS has an entry that is no CIDR range: ${network}`,
+      );
     }
   }
   return list;
@@ -170,7 +185,9 @@ function wholeNumber(
   const value = text(environment, name, String(otherwise));
   const number = /^\d{1,15}$/.test(value) ? Number(value) : Number.NaN;
   if (!(number >= bounds.from && number <= bounds.to)) {
-    throw new ConfigurationError(`${name} must be a whole number from ${bounds.from} to ${bounds.to}, not ${value}.`);
+    throw new ConfigurationError(
+      `${name} must be a whole number from ${bounds.from} to ${bounds.to}, not ${value}.`,
+    );
   }
   return number;
 }
@@ -187,7 +204,8 @@ function oneOf<const Value extends string>(
 ): Value {
   const value = text(environment, name, otherwise);
   const known = values.find((one) => one === value);
-  if (known === undefined) throw new ConfigurationError(`${name} must be one of ${values.join(', ')}, not ${value}.`);
+  if (known === undefined)
+    throw new ConfigurationError(`${name} must be one of ${values.join(', ')}, not ${value}.`);
   return known;
 }
 

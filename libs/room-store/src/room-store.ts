@@ -227,7 +227,8 @@ export class RoomStore {
       if (decided.decided) return decided.outcome;
       await flush.before();
       const needed = JSON.stringify(decided.needed);
-      if (needed === asked) throw new Error(`${room.id}: facts that were loaded are missing still: ${needed}`);
+      if (needed === asked)
+        throw new Error(`${room.id}: facts that were loaded are missing still: ${needed}`);
       asked = needed;
       await this.#learn(room, decided.needed);
     }

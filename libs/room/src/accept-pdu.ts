@@ -59,7 +59,9 @@ export function earlierDecision(room: Room, pdu: Pdu): Decision | undefined {
 
 /** In versions 1 and 2 the ID is no hash; the content hash and what it covers must agree. */
 function isSamePdu(one: Pdu, other: Pdu): boolean {
-  return JSON.stringify(one.json['hashes']) === JSON.stringify(other.json['hashes']) && one.sender === other.sender;
+  return (
+    JSON.stringify(one.json['hashes']) === JSON.stringify(other.json['hashes']) && one.sender === other.sender
+  );
 }
 
 /**
@@ -106,12 +108,16 @@ export function acceptPdu(room: Room, received: ReceivedPdu): Decision {
         refusal: judged.refusal,
       };
     case 'allowed': {
-      const accepted: PduAccepted = { ...fact, type: 'PduAccepted', place: 'graph', ...effects(room, pdu, judged.before) };
+      const accepted: PduAccepted = {
+        ...fact,
+        type: 'PduAccepted',
+        place: 'graph',
+        ...effects(room, pdu, judged.before),
+      };
       const destinations = destinationsOf(room, accepted, pdu, { origin, ourName });
       return {
         domainEvents: [accepted],
-        broadcasts:
-          destinations.length === 0 ? [] : [{ eventId: pdu.eventId, pdu: pdu.json, destinations }],
+        broadcasts: destinations.length === 0 ? [] : [{ eventId: pdu.eventId, pdu: pdu.json, destinations }],
       };
     }
     default:
@@ -199,4 +205,3 @@ function destinationsOf(
   destinations.delete(serverNameOf(pdu.sender));
   return [...destinations].sort();
 }
-

@@ -28,7 +28,11 @@ const maxParents = 20;
  * An unsigned event over the room's forward extremities and current state: no hashes, no signatures, and from
  * version 3 on no event ID (in 1 and 2 the caller adds one). (ML-09 to ML-13, EV-06)
  */
-export function draftEvent(room: Room, wish: EventWish, options: { readonly alwaysOrigin?: boolean } = {}): JsonObject {
+export function draftEvent(
+  room: Room,
+  wish: EventWish,
+  options: { readonly alwaysOrigin?: boolean } = {},
+): JsonObject {
   const { version } = room;
   const parents = parentsFor(room);
   const current = room.currentState();
@@ -79,7 +83,9 @@ export function checkWish(room: Room, wish: EventWish): Refusal | undefined {
   const deciding = stateThatDecides(room, wish);
   const current = room.currentState();
   room.require({ state: deciding, events: [room.createEventId] });
-  const entries = deciding.map((key) => room.entryOf(current, key)).filter((eventId) => eventId !== undefined);
+  const entries = deciding
+    .map((key) => room.entryOf(current, key))
+    .filter((eventId) => eventId !== undefined);
   room.require({ events: entries });
   const verdict = checkAuthRules(
     asPdu(room, wish),

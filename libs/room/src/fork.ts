@@ -93,7 +93,10 @@ function leavesSince(room: Room, base: number): readonly Pdu[] | undefined {
   room.require({ state: keys });
   const ids = keys.map((key) => room.entryOf(room.currentState(), key));
   const known = ids.filter((eventId) => eventId !== undefined);
-  if (known.length < ids.length || known.some((_, at) => typeAndStateKeyOf(keys[at]!).type !== 'm.room.member')) {
+  if (
+    known.length < ids.length ||
+    known.some((_, at) => typeAndStateKeyOf(keys[at]!).type !== 'm.room.member')
+  ) {
     return undefined;
   }
   room.require({ events: known });
@@ -125,11 +128,16 @@ function isCalm(room: Room, leave: Pdu, base: number): boolean {
   const powerLevels = room.entry(at, 'm.room.power_levels', '');
   if (powerLevels !== undefined) expected.add(powerLevels);
   if (!room.version.privilegedCreators) expected.add(room.createEventId);
-  if (expected.size !== leave.authEvents.length || !leave.authEvents.every((id) => expected.has(id))) return false;
+  if (expected.size !== leave.authEvents.length || !leave.authEvents.every((id) => expected.has(id)))
+    return false;
 
   const member = room.pdu(memberId);
   const membership = membershipOf(member.content);
-  if (membership !== 'join' && membership !== 'invite' && !(membership === 'knock' && room.version.knocking)) {
+  if (
+    membership !== 'join' &&
+    membership !== 'invite' &&
+    !(membership === 'knock' && room.version.knocking)
+  ) {
     return false;
   }
   return room.version.stateResolution === 'v1' ? depthOf(leave) > depthOf(member) : sortsAfter(leave, member);
@@ -168,7 +176,9 @@ const leaversOfRoom = new WeakMap<Room, Leavers>();
 function leaversSince(room: Room, base: number): Leavers {
   const kept = leaversOfRoom.get(room);
   const leavers =
-    kept?.base === base ? kept : { base, upTo: base, members: new Set<EventId>(), cited: new Map<EventId, number>() };
+    kept?.base === base
+      ? kept
+      : { base, upTo: base, members: new Set<EventId>(), cited: new Map<EventId, number>() };
   const keys = room.changesBetween(leavers.upTo, room.stateChangedAt);
   room.require({ state: keys });
   const found = keys.map((key) => ({
@@ -182,7 +192,8 @@ function leaversSince(room: Room, base: number): Leavers {
   for (const { member } of found) if (member !== undefined) leavers.members.add(member);
   for (const chain of chains) {
     for (const eventId of chain) {
-      if (room.pdu(eventId).type === 'm.room.member') leavers.cited.set(eventId, (leavers.cited.get(eventId) ?? 0) + 1);
+      if (room.pdu(eventId).type === 'm.room.member')
+        leavers.cited.set(eventId, (leavers.cited.get(eventId) ?? 0) + 1);
     }
   }
   leavers.upTo = room.stateChangedAt;

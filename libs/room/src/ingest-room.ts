@@ -14,14 +14,15 @@ export interface IngestContext {
 }
 
 /** The first fact of a room that begins with this create event, or why it can't begin. (AU-01) */
-export function beginRoom(
-  create: Pdu,
-  roomId: RoomId,
-  via: RoomIngested['via'],
-): RoomIngested | Refusal {
+export function beginRoom(create: Pdu, roomId: RoomId, via: RoomIngested['via']): RoomIngested | Refusal {
   const verdict = checkAuthRules(create, create.roomVersion, () => undefined, { create: undefined });
   if (!verdict.allowed) {
-    return { refused: 'not-authorised', rule: verdict.rule, detail: verdict.detail, events: [create.eventId] };
+    return {
+      refused: 'not-authorised',
+      rule: verdict.rule,
+      detail: verdict.detail,
+      events: [create.eventId],
+    };
   }
   return {
     type: 'RoomIngested',
@@ -95,7 +96,8 @@ export function ingestOutlier(
     decidedAt: context.now,
     place,
     stateAfter: 'none',
-    changes: place === 'state' && pdu.stateKey !== undefined ? [changeOfSnapshot(room, pdu, pdu.stateKey)] : [],
+    changes:
+      place === 'state' && pdu.stateKey !== undefined ? [changeOfSnapshot(room, pdu, pdu.stateKey)] : [],
   };
   return { domainEvents: [accepted], broadcasts: [] };
 }
@@ -128,7 +130,12 @@ function checkOutlier(room: Room, pdu: Pdu): Refusal | undefined {
 function changeOfSnapshot(room: Room, pdu: Pdu, stateKey: string): StateChange {
   if (pdu.type !== 'm.room.member') return { type: pdu.type, stateKey, eventId: pdu.eventId };
   const from = room.membership(room.currentState(), stateKey);
-  return { type: pdu.type, stateKey, eventId: pdu.eventId, membership: { from, to: membershipOf(pdu.content) } };
+  return {
+    type: pdu.type,
+    stateKey,
+    eventId: pdu.eventId,
+    membership: { from, to: membershipOf(pdu.content) },
+  };
 }
 
 /** The end of a snapshot: the point of the graph that its state describes. */

@@ -70,7 +70,11 @@ export function judge(room: Room, pdu: Pdu, against: JudgedAgainst): Judgement {
           pdu.prevEvents.map((eventId) => room.known(eventId)!.stateAfter!),
         );
   if (byAuthEvents !== undefined) {
-    return { verdict: 'rejected', refusal: notAuthorised(byAuthEvents, 'auth-events', pdu.authEvents), before };
+    return {
+      verdict: 'rejected',
+      refusal: notAuthorised(byAuthEvents, 'auth-events', pdu.authEvents),
+      before,
+    };
   }
   if (before === undefined) {
     return {
@@ -119,7 +123,12 @@ export function judge(room: Room, pdu: Pdu, against: JudgedAgainst): Judgement {
 /** The entries that the auth rules may look at for this event. */
 export function stateThatDecides(
   room: Room,
-  event: { readonly type: string; readonly sender: Pdu['sender']; readonly stateKey?: string; readonly content: Pdu['content'] },
+  event: {
+    readonly type: string;
+    readonly sender: Pdu['sender'];
+    readonly stateKey?: string;
+    readonly content: Pdu['content'];
+  },
 ): readonly ReturnType<typeof stateKeyOf>[] {
   return [
     stateKeyOf('m.room.create', ''),
@@ -137,7 +146,9 @@ function isSame(one: StateRef, other: StateRef): boolean {
   return one.base <= other.base && one.overlay.size === 0 && other.overlay.size === 0;
 }
 
-function firstRefusal(...checks: readonly (() => AuthVerdict)[]): AuthVerdict & { allowed: false } | undefined {
+function firstRefusal(
+  ...checks: readonly (() => AuthVerdict)[]
+): (AuthVerdict & { allowed: false }) | undefined {
   for (const check of checks) {
     const verdict = check();
     if (!verdict.allowed) return verdict;

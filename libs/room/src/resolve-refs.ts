@@ -26,9 +26,7 @@ export function resolveRefs(room: Room, refs: readonly StateRef[]): StateRef {
  */
 export function resolvePlainly(room: Room, refs: readonly StateRef[], justNow?: Pdu): StateRef {
   const base = Math.max(...refs.map((ref) => ref.base));
-  const differing = new Set<StateKey>(
-    room.changesBetween(Math.min(...refs.map((ref) => ref.base)), base),
-  );
+  const differing = new Set<StateKey>(room.changesBetween(Math.min(...refs.map((ref) => ref.base)), base));
   for (const ref of refs) for (const key of ref.overlay.keys()) differing.add(key);
 
   const conflicted = new Map<StateKey, readonly EventId[]>();
@@ -82,7 +80,11 @@ export function differences(
   room: Room,
   from: StateRef,
   to: StateRef,
-): readonly { readonly key: StateKey; readonly from: EventId | undefined; readonly to: EventId | undefined }[] {
+): readonly {
+  readonly key: StateKey;
+  readonly from: EventId | undefined;
+  readonly to: EventId | undefined;
+}[] {
   const keys = new Set<StateKey>(
     room.changesBetween(Math.min(from.base, to.base), Math.max(from.base, to.base)),
   );

@@ -1,4 +1,13 @@
-import { parsePdu, isPduFault, serverNameOf, type EventId, type Pdu, type RoomId, type ServerName, type UserId } from '@exeunt/pdu';
+import {
+  parsePdu,
+  isPduFault,
+  serverNameOf,
+  type EventId,
+  type Pdu,
+  type RoomId,
+  type ServerName,
+  type UserId,
+} from '@exeunt/pdu';
 import { roomVersion, type RoomVersion } from '@exeunt/room-version';
 import type { JsonObject } from '@exeunt/signing';
 import type { DomainEvent, MemberCounts, Membership, PduAccepted, StateChange } from './domain-events.js';
@@ -281,7 +290,8 @@ export class Room {
     this.requireAuthChains(eventIds);
     const chain = new Set<EventId>(eventIds);
     for (const eventId of chain) {
-      if (this.known(eventId) !== undefined) for (const cited of this.pdu(eventId).authEvents) chain.add(cited);
+      if (this.known(eventId) !== undefined)
+        for (const cited of this.pdu(eventId).authEvents) chain.add(cited);
     }
     return chain;
   }
@@ -331,7 +341,13 @@ export class Room {
    * kilobytes.
    */
   get factCount(): number {
-    return this.#known.size + this.#entries.size + this.#residents.size + this.#changeLog.length + 4 * this.#stored.size;
+    return (
+      this.#known.size +
+      this.#entries.size +
+      this.#residents.size +
+      this.#changeLog.length +
+      4 * this.#stored.size
+    );
   }
 
   /** Forgets PDUs' contents; a look-up of one asks for it again. For folding a long log. */

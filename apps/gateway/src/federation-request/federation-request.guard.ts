@@ -28,11 +28,13 @@ export class FederationRequestGuard implements CanActivate {
 }
 
 /** The {@link AuthenticatedRequest}; only behind {@link FederationRequestGuard}. */
-export const FromPeer = createParamDecorator((_: unknown, context: ExecutionContext): AuthenticatedRequest => {
-  const known = authenticated.get(context.switchToHttp().getRequest<FastifyRequest>());
-  if (known === undefined) throw new Error('the route is not behind FederationRequestGuard');
-  return known;
-});
+export const FromPeer = createParamDecorator(
+  (_: unknown, context: ExecutionContext): AuthenticatedRequest => {
+    const known = authenticated.get(context.switchToHttp().getRequest<FastifyRequest>());
+    if (known === undefined) throw new Error('the route is not behind FederationRequestGuard');
+    return known;
+  },
+);
 
 /** Row 4 of the order of checks: identifiers in the path. (ML-17, ID-05) */
 export function roomIdIn(text: string | undefined): RoomId {
@@ -50,6 +52,7 @@ export function eventIdIn(text: string | undefined): EventId {
 }
 
 function parameter<T>(parsed: T | undefined, what: string, rule: string): T {
-  if (parsed === undefined) throw new MatrixError(400, 'M_INVALID_PARAM', `the path holds no valid ${what}`, rule);
+  if (parsed === undefined)
+    throw new MatrixError(400, 'M_INVALID_PARAM', `the path holds no valid ${what}`, rule);
   return parsed;
 }

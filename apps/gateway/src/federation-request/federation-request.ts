@@ -95,7 +95,8 @@ function readContent(request: FastifyRequest): JsonObject | undefined {
   const body = request.body;
   const bytes = Buffer.isBuffer(body) ? body : Buffer.alloc(0);
   const content = parseJsonBytes(bytes);
-  if (!isJsonObject(content)) throw new MatrixError(400, 'M_BAD_JSON', 'the body is not a JSON object', 'HT-01');
+  if (!isJsonObject(content))
+    throw new MatrixError(400, 'M_BAD_JSON', 'the body is not a JSON object', 'HT-01');
   return content;
 }
 

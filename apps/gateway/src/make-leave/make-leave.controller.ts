@@ -3,7 +3,12 @@ import { QueryBus } from '@nestjs/cqrs';
 import { isRefusal } from '@exeunt/room';
 import { stringifyJson } from '@exeunt/signing';
 import type { AuthenticatedRequest } from '../federation-request/federation-request.js';
-import { FederationRequestGuard, FromPeer, roomIdIn, userIdIn } from '../federation-request/federation-request.guard.js';
+import {
+  FederationRequestGuard,
+  FromPeer,
+  roomIdIn,
+  userIdIn,
+} from '../federation-request/federation-request.guard.js';
 import { LosslessJson } from '../federation-request/lossless-json.js';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { refusalToMatrixError } from '../matrix-error/matrix-error.js';

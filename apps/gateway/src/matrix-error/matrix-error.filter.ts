@@ -59,11 +59,18 @@ export class MatrixErrorFilter implements ExceptionFilter {
 export function jsonError(thrown: JsonSyntaxError): MatrixError {
   return thrown.reason === 'not-json'
     ? new MatrixError(400, 'M_NOT_JSON', thrown.message, 'HT-04')
-    : new MatrixError(400, 'M_BAD_JSON', thrown.message, thrown.reason === 'lone-surrogate' ? 'CJ-08' : 'CJ-07');
+    : new MatrixError(
+        400,
+        'M_BAD_JSON',
+        thrown.message,
+        thrown.reason === 'lone-surrogate' ? 'CJ-08' : 'CJ-07',
+      );
 }
 
 function statusOfFastify(thrown: unknown): number {
-  return typeof thrown === 'object' && thrown !== null && 'statusCode' in thrown ? Number(thrown.statusCode) : 500;
+  return typeof thrown === 'object' && thrown !== null && 'statusCode' in thrown
+    ? Number(thrown.statusCode)
+    : 500;
 }
 
 function messageOf(thrown: unknown): string {

@@ -19,7 +19,10 @@ export class DestinationsController {
   @ApiQuery({ name: 'limit', required: false, type: Number })
   async list(@Query('from') from?: string, @Query('limit') limit?: string): Promise<object> {
     const most = pageLimit(limit);
-    const destinations = await this.sender.list({ ...(from === undefined ? {} : { after: from }), limit: most });
+    const destinations = await this.sender.list({
+      ...(from === undefined ? {} : { after: from }),
+      limit: most,
+    });
     const last = destinations.at(-1);
     return {
       destinations,

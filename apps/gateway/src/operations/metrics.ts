@@ -47,6 +47,9 @@ export class GatewayMetrics {
   }
 
   outgoing(outcome: RequestOutcome): void {
-    this.#outgoing.observe({ endpoint: outcome.endpoint, outcome: outcome.outcome }, outcome.durationMs / 1000);
+    this.#outgoing.observe(
+      { endpoint: outcome.endpoint, outcome: outcome.outcome },
+      outcome.durationMs / 1000,
+    );
   }
 }

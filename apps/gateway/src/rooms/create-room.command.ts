@@ -119,7 +119,12 @@ function firstWishes(
     redact: 50,
     invite: 0,
   };
-  const state = (type: string, content: JsonObject): LocalWish => ({ type, sender: creator, stateKey: '', content });
+  const state = (type: string, content: JsonObject): LocalWish => ({
+    type,
+    sender: creator,
+    stateKey: '',
+    content,
+  });
   return [
     { type: 'm.room.member', sender: creator, stateKey: creator, content: { membership: 'join' } },
     state('m.room.power_levels', levels),

@@ -1,6 +1,15 @@
 import { Inject } from '@nestjs/common';
 import { Query, QueryHandler, type IQueryHandler } from '@nestjs/cqrs';
-import { checkPduSignatures, contentHashMatches, isPduFault, parsePdu, serverNameOf, withRedactedContent, type RoomId, type UserId } from '@exeunt/pdu';
+import {
+  checkPduSignatures,
+  contentHashMatches,
+  isPduFault,
+  parsePdu,
+  serverNameOf,
+  withRedactedContent,
+  type RoomId,
+  type UserId,
+} from '@exeunt/pdu';
 import { admitServer, explainLeave, explainPdu, isRefusal, type Refusal } from '@exeunt/room';
 import type { JsonObject } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
@@ -33,7 +42,8 @@ export class ExplainHandler implements IQueryHandler<Explain> {
   async execute({ roomId, what }: Explain): Promise<Explanation | Refusal> {
     const { rooms, ourName, keyRing, ed25519 } = this.side;
     const version = await rooms.query(roomId, (room) => (room.isKnown ? room.version : undefined));
-    if (version === undefined) return { refused: 'not-resident', rule: 'ML-16', detail: 'the room is not known here' };
+    if (version === undefined)
+      return { refused: 'not-resident', rule: 'ML-16', detail: 'the room is not known here' };
     if ('userId' in what) {
       const { userId } = what;
       return rooms.query(roomId, (room) => {
@@ -46,7 +56,11 @@ export class ExplainHandler implements IQueryHandler<Explain> {
     if (isPduFault(parsed)) return { accepted: false, refusal: faultRefusal(parsed), state: [] };
     const signed = await checkPduSignatures(parsed, await keyRing.keysForEvent(parsed), ed25519);
     if (!signed.ok) {
-      const refusal: Refusal = { refused: 'bad-signature', rule: 'PD-02', detail: `${signed.server}: ${signed.detail}` };
+      const refusal: Refusal = {
+        refused: 'bad-signature',
+        rule: 'PD-02',
+        detail: `${signed.server}: ${signed.detail}`,
+      };
       return { accepted: false, refusal, state: [] };
     }
     const matches = contentHashMatches(parsed.json);

@@ -75,10 +75,18 @@ export class ImportRoomHandler implements ICommandHandler<ImportRoom> {
     const pdus = await this.receivable(jsons, room.version, rejected);
     const create = [...pdus.values()].find((pdu) => pdu.type === 'm.room.create' && pdu.stateKey === '');
     if (create === undefined) {
-      return { refused: 'bad-format', rule: 'AE-04', detail: 'there is no m.room.create event that can be accepted' };
+      return {
+        refused: 'bad-format',
+        rule: 'AE-04',
+        detail: 'there is no m.room.create event that can be accepted',
+      };
     }
     if (create.content['room_version'] !== undefined && create.content['room_version'] !== room.version.id) {
-      return { refused: 'wrong-parameter', rule: 'RV-02', detail: 'the create event names another room version' };
+      return {
+        refused: 'wrong-parameter',
+        rule: 'RV-02',
+        detail: 'the create event names another room version',
+      };
     }
     const ofRoom = [...pdus.values()].filter((pdu) => {
       if (pdu.roomId === create.roomId) return true;
@@ -163,7 +171,12 @@ export class ImportRoomHandler implements ICommandHandler<ImportRoom> {
       (room) => {
         if (room.isKnown) {
           if (room.createEventId === create.eventId) return nothing;
-          throw new MatrixError(400, 'M_INVALID_PARAM', 'the room is known with another create event', 'AU-01');
+          throw new MatrixError(
+            400,
+            'M_INVALID_PARAM',
+            'the room is known with another create event',
+            'AU-01',
+          );
         }
         const begun = beginRoom(create, create.roomId, via);
         if (isRefusal(begun)) throw new MatrixError(400, 'M_INVALID_PARAM', begun.detail, begun.rule);
@@ -221,12 +234,20 @@ function knownOrRefused(room: Room, pdu: Pdu): Decision {
   if (room.known(pdu.eventId) !== undefined) return nothing;
   return {
     ...nothing,
-    refusal: { refused: 'wrong-parameter', rule: 'PD-01', detail: 'the room is known already, without this event' },
+    refusal: {
+      refused: 'wrong-parameter',
+      rule: 'PD-01',
+      detail: 'the room is known already, without this event',
+    },
   };
 }
 
 /** Which of the PDUs are the snapshot's state: the first of each (type, state_key) among those given as state. */
-function statePdus(state: readonly JsonObject[], ordered: readonly Pdu[], version: RoomVersion): ReadonlySet<EventId> {
+function statePdus(
+  state: readonly JsonObject[],
+  ordered: readonly Pdu[],
+  version: RoomVersion,
+): ReadonlySet<EventId> {
   const given = new Set(
     state.flatMap((json) => {
       const pdu = parsePdu(json, version);
@@ -249,7 +270,12 @@ export function readImport(body: JsonObject): RoomToImport {
   const id = requiredString(body, 'room_version');
   const version = roomVersion(id);
   if (version === undefined) {
-    throw new MatrixError(400, 'M_INCOMPATIBLE_ROOM_VERSION', `room version ${id} is not known here`, 'RV-04');
+    throw new MatrixError(
+      400,
+      'M_INCOMPATIBLE_ROOM_VERSION',
+      `room version ${id} is not known here`,
+      'RV-04',
+    );
   }
   const serverKeys = list(body, 'server_keys') ?? [];
   const events = list(body, 'events');
@@ -272,7 +298,8 @@ export function readImport(body: JsonObject): RoomToImport {
   }
   const forwardExtremities = extremities.map((one) => {
     const eventId = typeof one === 'string' ? parseEventId(one, version) : undefined;
-    if (eventId === undefined) throw new MatrixError(400, 'M_INVALID_PARAM', 'forward_extremities: no event ID');
+    if (eventId === undefined)
+      throw new MatrixError(400, 'M_INVALID_PARAM', 'forward_extremities: no event ID');
     return eventId;
   });
   if (forwardExtremities.length === 0 || forwardExtremities.length > 1000) {

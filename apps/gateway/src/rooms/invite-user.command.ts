@@ -87,12 +87,22 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
     if (isRefusal(signed)) return signed;
 
     const { refusal } = await rooms.execute(roomId, (room) =>
-      acceptPdu(room, { pdu: signed, origin: ourName, ourName, now: this.side.now(), against: 'current-state' }),
+      acceptPdu(room, {
+        pdu: signed,
+        origin: ourName,
+        ourName,
+        now: this.side.now(),
+        against: 'current-state',
+      }),
     );
     return refusal ?? signed.eventId;
   }
 
-  private async send(server: ServerName, invite: Pdu, shown: readonly JsonObject[]): Promise<FederationResult> {
+  private async send(
+    server: ServerName,
+    invite: Pdu,
+    shown: readonly JsonObject[],
+  ): Promise<FederationResult> {
     const { client } = this.side;
     const byV2 = await client.inviteV2(server, invite.roomId, invite.eventId, {
       event: invite.json,
@@ -114,14 +124,20 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
     const no = (detail: string): Refusal => ({ refused: 'bad-signature', rule: 'IN-11', detail });
     const event = isJsonObject(body) ? memberOf(body, 'event') : undefined;
     if (!isJsonObject(event)) return no(`${server} gave no event back`);
-    const bare = (json: JsonObject): string => encodeCanonicalJson(withoutKeys(json, 'signatures', 'unsigned'));
+    const bare = (json: JsonObject): string =>
+      encodeCanonicalJson(withoutKeys(json, 'signatures', 'unsigned'));
     const pdu = parsePdu(event, invite.roomVersion);
     if (isPduFault(pdu) || bare(event) !== bare(invite.json)) return no(`${server} gave another event back`);
     const theirs = memberOf(isJsonObject(pdu.json['signatures']) ? pdu.json['signatures'] : {}, server);
     if (theirs === undefined) return no(`${server} did not sign the invite`);
     // Signatures of ours and theirs alone: whatever else was added is no business of the room's.
     const both = parsePdu(
-      addSignature(withKeys(invite.json, { signatures: { [server]: theirs } }), invite.roomVersion, ourName, signingKey),
+      addSignature(
+        withKeys(invite.json, { signatures: { [server]: theirs } }),
+        invite.roomVersion,
+        ourName,
+        signingKey,
+      ),
       invite.roomVersion,
     );
     if (isPduFault(both)) return no(both.detail);

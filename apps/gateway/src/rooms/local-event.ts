@@ -1,5 +1,13 @@
 import { isPduFault, parsePdu, serverNameOf, signPdu, type Pdu } from '@exeunt/pdu';
-import { acceptPdu, checkWish, draftEvent, type Decision, type EventWish, type Refusal, type Room } from '@exeunt/room';
+import {
+  acceptPdu,
+  checkWish,
+  draftEvent,
+  type Decision,
+  type EventWish,
+  type Refusal,
+  type Room,
+} from '@exeunt/room';
 import { withKeys } from '@exeunt/signing';
 import type { FederationSide } from '../federation-side.js';
 
@@ -13,7 +21,11 @@ export type LocalWish = Pick<EventWish, 'type' | 'sender' | 'stateKey' | 'conten
 export function makeLocalEvent(room: Room, local: LocalWish, side: FederationSide): Pdu | Refusal {
   const { ourName, signingKey, now, randomId } = side;
   if (serverNameOf(local.sender) !== ourName) {
-    return { refused: 'user-not-local', rule: 'SG-08', detail: `${local.sender} is not a user of ${ourName}` };
+    return {
+      refused: 'user-not-local',
+      rule: 'SG-08',
+      detail: `${local.sender} is not a user of ${ourName}`,
+    };
   }
   const wish: EventWish = { ...local, originServerTs: now(), origin: ourName };
   const refusal = checkWish(room, wish);
@@ -21,10 +33,13 @@ export function makeLocalEvent(room: Room, local: LocalWish, side: FederationSid
   const draft = draftEvent(room, wish);
   const { version } = room;
   const withId =
-    version.eventIdFormat === 'opaque-in-pdu' ? withKeys(draft, { event_id: `$${randomId()}:${ourName}` }) : draft;
+    version.eventIdFormat === 'opaque-in-pdu'
+      ? withKeys(draft, { event_id: `$${randomId()}:${ourName}` })
+      : draft;
   const pdu = parsePdu(signPdu(withId, version, ourName, signingKey), version);
   if (!isPduFault(pdu)) return pdu;
-  const refused = pdu.fault === 'too-large' ? 'too-large' : pdu.fault === 'canonical-json' ? 'not-canonical' : 'bad-format';
+  const refused =
+    pdu.fault === 'too-large' ? 'too-large' : pdu.fault === 'canonical-json' ? 'not-canonical' : 'bad-format';
   return { refused, rule: pdu.rule, detail: pdu.detail };
 }
 

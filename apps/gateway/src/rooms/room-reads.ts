@@ -75,7 +75,8 @@ export class RoomReads {
 
   private async header(roomId: RoomId): Promise<RoomHeader> {
     const header = await this.side.rooms.store.header(roomId);
-    if (header === undefined) throw new MatrixError(404, 'M_NOT_FOUND', 'the room is not known here', 'ML-16');
+    if (header === undefined)
+      throw new MatrixError(404, 'M_NOT_FOUND', 'the room is not known here', 'ML-16');
     return header;
   }
 }
@@ -103,7 +104,12 @@ function describe(position: number, event: DomainEvent): JsonValue {
         via: event.via,
       };
     case 'SnapshotPlaced':
-      return { position, type: event.type, forward_extremities: [...event.forwardExtremities], depth: event.depth };
+      return {
+        position,
+        type: event.type,
+        forward_extremities: [...event.forwardExtremities],
+        depth: event.depth,
+      };
     case 'PduAccepted':
       return {
         position,
@@ -112,7 +118,11 @@ function describe(position: number, event: DomainEvent): JsonValue {
         place: event.place,
         origin: event.origin,
         decided_at: event.decidedAt,
-        changes: event.changes.map(({ type, stateKey, eventId }) => ({ type, state_key: stateKey, event_id: eventId })),
+        changes: event.changes.map(({ type, stateKey, eventId }) => ({
+          type,
+          state_key: stateKey,
+          event_id: eventId,
+        })),
         pdu: event.pdu,
       };
     case 'PduRejected':
@@ -133,7 +143,8 @@ function describe(position: number, event: DomainEvent): JsonValue {
 }
 
 function withEventId(eventId: EventId, event: DomainEvent | undefined): JsonObject {
-  if (event === undefined || !('pdu' in event)) throw new Error(`the log lost ${eventId}, which the state holds`);
+  if (event === undefined || !('pdu' in event))
+    throw new Error(`the log lost ${eventId}, which the state holds`);
   return withKeys(event.pdu, { event_id: eventId });
 }
 
@@ -145,7 +156,8 @@ function position(text: string, name: string): number {
 function pageKey(text: string): readonly [string, string] {
   try {
     const key: unknown = JSON.parse(text);
-    if (Array.isArray(key) && typeof key[0] === 'string' && typeof key[1] === 'string') return [key[0], key[1]];
+    if (Array.isArray(key) && typeof key[0] === 'string' && typeof key[1] === 'string')
+      return [key[0], key[1]];
   } catch {
     // Said below.
   }

@@ -1,4 +1,15 @@
-import { Controller, Get, Header, HttpCode, Inject, Param, Post, Query, Req, UseGuards } from '@nestjs/common';
+import {
+  Controller,
+  Get,
+  Header,
+  HttpCode,
+  Inject,
+  Param,
+  Post,
+  Query,
+  Req,
+  UseGuards,
+} from '@nestjs/common';
 import { CommandBus, QueryBus } from '@nestjs/cqrs';
 import { ApiBearerAuth, ApiBody, ApiOperation, ApiQuery, ApiTags } from '@nestjs/swagger';
 import type { FastifyRequest } from 'fastify';
@@ -160,11 +171,16 @@ export class RoomsController {
       properties: { sender: { type: 'string' }, target: { type: 'string' }, reason: { type: 'string' } },
     },
   })
-  async invite(@Param('roomId') roomId: string, @Req() request: FastifyRequest): Promise<{ readonly event_id: string }> {
+  async invite(
+    @Param('roomId') roomId: string,
+    @Req() request: FastifyRequest,
+  ): Promise<{ readonly event_id: string }> {
     const body = jsonBody(request);
     const sender = requiredUserId(body, 'sender');
     const target = requiredUserId(body, 'target');
-    return { event_id: await this.inviteOne(roomIdIn(roomId), sender, target, optionalString(body, 'reason')) };
+    return {
+      event_id: await this.inviteOne(roomIdIn(roomId), sender, target, optionalString(body, 'reason')),
+    };
   }
 
   @Post(':roomId/state')
@@ -208,7 +224,9 @@ export class RoomsController {
     schema: { type: 'object', properties: { pdu: { type: 'object' }, user_id: { type: 'string' } } },
   })
   async explain(@Param('roomId') roomId: string, @Req() request: FastifyRequest): Promise<object> {
-    const answer = await this.queries.execute(new Explain(roomIdIn(roomId), whatToExplain(jsonBody(request))));
+    const answer = await this.queries.execute(
+      new Explain(roomIdIn(roomId), whatToExplain(jsonBody(request))),
+    );
     if (isRefusal(answer)) throw refusalToMatrixError(answer);
     return answer;
   }
@@ -229,7 +247,12 @@ function versionIn(body: JsonObject): RoomVersion {
   const id = optionalString(body, 'room_version');
   const version = id === undefined ? defaultRoomVersion : roomVersion(id);
   if (version === undefined) {
-    throw new MatrixError(400, 'M_INCOMPATIBLE_ROOM_VERSION', `room version ${id} is not known here`, 'RV-04');
+    throw new MatrixError(
+      400,
+      'M_INCOMPATIBLE_ROOM_VERSION',
+      `room version ${id} is not known here`,
+      'RV-04',
+    );
   }
   return version;
 }

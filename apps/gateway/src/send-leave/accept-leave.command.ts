@@ -12,13 +12,7 @@ import {
   type RoomId,
   type ServerName,
 } from '@exeunt/pdu';
-import {
-  acceptPdu,
-  admitServer,
-  checkIsOwnLeave,
-  isRefusal,
-  type Refusal,
-} from '@exeunt/room';
+import { acceptPdu, admitServer, checkIsOwnLeave, isRefusal, type Refusal } from '@exeunt/room';
 import type { RoomVersion } from '@exeunt/room-version';
 import type { JsonObject } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
@@ -70,11 +64,7 @@ export class AcceptLeaveHandler implements ICommandHandler<AcceptLeave> {
   }
 }
 
-function readLeave(
-  command: AcceptLeave,
-  json: JsonObject,
-  version: RoomVersion,
-): Pdu | Refusal {
+function readLeave(command: AcceptLeave, json: JsonObject, version: RoomVersion): Pdu | Refusal {
   const pdu = parsePdu(json, version);
   if (isPduFault(pdu)) return faultRefusal(pdu);
   return checkIsOwnLeave(pdu, command) ?? pdu;
@@ -83,6 +73,10 @@ function readLeave(
 /** What a PDU that is malformed for its room version is refused as. (rows 7 and 8) */
 export function faultRefusal(fault: PduFault): Refusal {
   const refused =
-    fault.fault === 'canonical-json' ? 'not-canonical' : fault.fault === 'too-large' ? 'too-large' : 'bad-format';
+    fault.fault === 'canonical-json'
+      ? 'not-canonical'
+      : fault.fault === 'too-large'
+        ? 'too-large'
+        : 'bad-format';
   return { refused, rule: fault.rule, detail: fault.detail };
 }

@@ -1,7 +1,12 @@
 import { Controller, HttpCode, Inject, Put, UseGuards } from '@nestjs/common';
 import { CommandBus } from '@nestjs/cqrs';
 import type { AuthenticatedRequest } from '../federation-request/federation-request.js';
-import { eventIdIn, FederationRequestGuard, FromPeer, roomIdIn } from '../federation-request/federation-request.guard.js';
+import {
+  eventIdIn,
+  FederationRequestGuard,
+  FromPeer,
+  roomIdIn,
+} from '../federation-request/federation-request.guard.js';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { refusalToMatrixError } from '../matrix-error/matrix-error.js';
 import { AcceptLeave } from './accept-leave.command.js';
