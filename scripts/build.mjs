@@ -1,6 +1,6 @@
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { node, root, run } from './node.mjs';
-import { stampFresh } from './freshness.mjs';
+import { isFresh, stampFresh } from './freshness.mjs';
 
 /*
  * Compiles apps and libs into dist/. `@exeunt/*` are packages there, as Node resolves them: one small package.json a
@@ -24,6 +24,22 @@ export async function build() {
   writeFileSync(`${root}dist/package.json`, JSON.stringify({ type: 'module' }));
   stampFresh();
   return 0;
+}
+
+/**
+ * Runs the compiled program, built first where the sources are newer, and ends as it ends.
+ * @param {string} program below dist/
+ * @param {readonly string[]} args
+ * @returns {Promise<never>}
+ */
+export async function runBuilt(program, args = []) {
+  if (!isFresh()) {
+    process.stderr.write('building …\n');
+    const code = await build();
+    if (code !== 0) process.exit(code);
+  }
+  const flags = ['--enable-source-maps', '--disable-warning=ExperimentalWarning'];
+  process.exit(await run(node, [...flags, `dist/${program}`, ...args]));
 }
 
 if (process.argv[1]?.endsWith('build.mjs')) process.exit(await build());

@@ -6,7 +6,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { findSynapse } from '../../scripts/services/synapse.mjs';
 import type { TestCertificateAuthority } from './test-certificate.js';
 
 /**
@@ -112,22 +112,8 @@ export interface SynapseOptions {
 
 const START_DEADLINE_MS = 120_000;
 const STOP_DEADLINE_MS = 15_000;
-const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
-/**
- * The Synapse that `scripts/services/install-synapse.sh` installed, or `undefined`: the caller says that its tests do
- * not run.
- */
-export function findSynapse(): { version: string; python: string } | undefined {
-  const requirements = readFileSync(join(ROOT, 'scripts/services/synapse-requirements.txt'), 'utf8');
-  const version = /^matrix-synapse==(\S+)$/m.exec(requirements)?.[1];
-  if (version === undefined) throw new Error('synapse-requirements.txt pins no matrix-synapse');
-  const environment = join(ROOT, '.services', `synapse-${version}`);
-  // The installer writes its receipt last.
-  return existsSync(join(environment, 'installed-requirements.txt'))
-    ? { version, python: join(environment, 'bin/python') }
-    : undefined;
-}
+export { findSynapse };
 
 /**
  * Starts a Synapse with an empty database and waits until its client API answers, which takes some seconds. It ends

@@ -1,0 +1,3 @@
+import { runBuilt } from './build.mjs';
+
+await runBuilt('apps/demo/src/main.js');
