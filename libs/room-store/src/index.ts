@@ -1,1 +1,2 @@
 export * from './room-store.js';
+export * from './replay-check.js';

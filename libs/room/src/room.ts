@@ -169,6 +169,14 @@ export class Room {
     return undefined;
   }
 
+  /** How many entries the current state has. Of a complete room alone. */
+  currentEntries(): number {
+    if (!this.#complete) throw new Error('a room loaded in part does not know all of its state');
+    let held = 0;
+    for (const entries of this.#entries.values()) if ((entries.at(-1)?.eventId ?? null) !== null) held++;
+    return held;
+  }
+
   /** Which entries of the current state changed after `after`, up to and with `upTo`. Each once. */
   changesBetween(after: number, upTo: number): readonly StateKey[] {
     if (after >= upTo || after >= this.#stateChangedAt) return [];

@@ -1,6 +1,7 @@
 import { Inject, Injectable } from '@nestjs/common';
 import type { EventId, RoomId } from '@exeunt/pdu';
 import type { DomainEvent, RoomHeader } from '@exeunt/room';
+import { checkReplay } from '@exeunt/room-store';
 import { JsonNumber, withKeys, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { MatrixError } from '../matrix-error/matrix-error.js';
@@ -73,12 +74,24 @@ export class RoomReads {
     };
   }
 
+  /** Whether replaying the room's log gives what is stored beside it. */
+  async replayCheck(roomId: RoomId): Promise<object> {
+    const report = await checkReplay(this.side.rooms.store, roomId);
+    if (report === undefined) throw unknownRoom();
+    const { position, entries, differences } = report;
+    return { room_id: roomId, position, entries, agrees: differences.length === 0, differences };
+  }
+
   private async header(roomId: RoomId): Promise<RoomHeader> {
     const header = await this.side.rooms.store.header(roomId);
     if (header === undefined)
       throw new MatrixError(404, 'M_NOT_FOUND', 'the room is not known here', 'ML-16');
     return header;
   }
+}
+
+function unknownRoom(): MatrixError {
+  return new MatrixError(404, 'M_NOT_FOUND', 'the room is not known here', 'ML-16');
 }
 
 function summary(header: RoomHeader): JsonObject {

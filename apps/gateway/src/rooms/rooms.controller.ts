@@ -231,6 +231,13 @@ export class RoomsController {
     return answer;
   }
 
+  @Post(':roomId/replay-check')
+  @HttpCode(200)
+  @ApiOperation({ summary: 'Replay the whole log and compare it with the stored state. Changes nothing' })
+  async replayCheck(@Param('roomId') roomId: string): Promise<object> {
+    return this.reads.replayCheck(roomIdIn(roomId));
+  }
+
   private async inviteOne(
     roomId: RoomId,
     sender: UserId,

@@ -1,0 +1,3 @@
+import { runBuilt } from './build.mjs';
+
+await runBuilt('apps/operator/src/main.js', process.argv.slice(2));
