@@ -84,16 +84,20 @@ export interface SynapseClientEvent {
   unsigned?: Record<string, unknown>;
 }
 
+/** What Synapse answers: JSON of a shape that only the caller knows. */
+// oxlint-disable-next-line typescript/no-explicit-any
+type SynapseJson = any;
+
 export interface SynapseResponse {
   status: number;
-  body: any;
+  body: SynapseJson;
 }
 
 export interface SynapseClient {
   /** One request; `path` starts with `/_matrix` or `/_synapse` and is encoded already. Any status is an answer. */
   request(method: string, path: string, body?: unknown): Promise<SynapseResponse>;
   /** As {@link request}, and gives the body. Throws unless the status is 200, with Synapse's words and log. */
-  expectOk(method: string, path: string, body?: unknown): Promise<any>;
+  expectOk(method: string, path: string, body?: unknown): Promise<SynapseJson>;
 }
 
 export interface SynapseOptions {
@@ -436,7 +440,7 @@ function usersAndRoomsOf(client: SynapseServer['client'], registrationSecret: st
     },
     async invitesOf(accessToken) {
       const { rooms } = await syncOf(accessToken);
-      const invites: [string, any][] = Object.entries(rooms?.invite ?? {});
+      const invites: [string, SynapseJson][] = Object.entries(rooms?.invite ?? {});
       return new Map(invites.map(([roomId, invite]) => [roomId, invite.invite_state?.events ?? []]));
     },
     async waitForInvite(accessToken, roomId, deadlineMs = 10_000) {

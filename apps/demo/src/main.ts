@@ -99,7 +99,9 @@ async function main(): Promise<void> {
   const accepted = (events as readonly JsonObject[]).find(({ event_id }) => event_id === leave.eventId);
   line('log', '·', `position ${String(accepted?.['position'])} ${paint('green', String(accepted?.['type']))}`);
   const member = await ours.member(roomId, bob);
-  line('state', '·', `${bob} ${paint('green', String((member?.['content'] as JsonObject)['membership']))}`);
+  const content = member?.['content'];
+  const membership = isJsonObject(content) ? content['membership'] : 'unknown';
+  line('state', '·', `${bob} ${paint('green', String(membership))}`);
 
   heading('And it goes to every other server that was in the room');
   const delivered = await third.received(

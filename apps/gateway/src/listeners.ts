@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { NestFactory } from '@nestjs/core';
 import type { DynamicModule, LoggerService } from '@nestjs/common';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
@@ -39,10 +40,16 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
       const refused = new MatrixError(400, 'M_INVALID_PARAM', error.message, 'ID-11');
       void reply.status(refused.status).send(refused.body());
     },
+    clientErrorHandler: answerUnreadable,
     ...(tls === undefined ? {} : { https: { ...tls, minVersion: 'TLSv1.2' as const } }),
   });
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   const knownPaths = collectPaths(fastify);
+  // What a body calls itself changes nothing, not even where it is no media type at all. (HT-01)
+  fastify.addHook('onRequest', (request, _reply, done) => {
+    delete request.raw.headers['content-type'];
+    done();
+  });
   fastify.removeAllContentTypeParsers();
   fastify.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
 
@@ -56,6 +63,23 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
   await app.init();
   await fastify.ready();
   return app;
+}
+
+/** Answers what is no HTTP request, or one whose head is too long, in the form of every other error. (HT-04) */
+function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [status, refused] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? ['431 Request Header Fields Too Large', new MatrixError(431, 'M_TOO_LARGE', 'the head is too long')]
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? ['408 Request Timeout', new MatrixError(408, 'M_UNKNOWN', 'the request did not come in time')]
+        : ['400 Bad Request', new MatrixError(400, 'M_UNKNOWN', 'this is no HTTP request')];
+  const body = JSON.stringify(refused.body());
+  const head = `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\n`;
+  socket.end(`${head}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`);
 }
 
 /** Learns the paths of all routes as they are made; gives whether a request target is one of them. */

@@ -143,11 +143,15 @@ class SessionSocket extends Duplex {
   }
 
   async #run(bytes: Uint8Array): Promise<void> {
+    // Nothing here ever waits for the event loop by itself: without a turn of it between two statements, a busy
+    // session would keep timers and the network from running at all.
+    await new Promise((resolve) => setImmediate(resolve));
     this.#verify();
     // Only the first message of a connection begins with a zero. The session may be one that a pool gave up in the
     // middle of a transaction.
-    if (bytes[0] === 0)
+    if (bytes[0] === 0) {
       for (const sql of ['ROLLBACK', 'DISCARD ALL']) await this.#lite.execProtocolRaw(simpleQuery(sql));
+    }
     const answer = await this.#lite.execProtocolRaw(bytes);
     if (answer.length > 0) this.push(answer);
   }

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { Alarm, systemClock, type Clock } from './clock.js';
 import type { BusMessage, Consumption, MessageBus, ReceivedMessage } from './message-bus.js';
 import type { MessageLog, Place } from './message-log.js';
@@ -215,6 +216,8 @@ class LogConsumption implements Consumption {
         this.#log.commit(place, from, next),
       );
       cursor = next;
+      // PGlite answers without the event loop turning: everything else would wait for the whole backlog.
+      await setImmediate();
       if (moved === false) {
         // Another process of this group is here too, and where it got to is where we go on.
         cursor = (await this.#untilDone(place, alarms.end, 'cursor', () => this.#log.cursor(place))) ?? next;

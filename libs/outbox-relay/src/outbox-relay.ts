@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import type { Outbox } from '@exeunt/event-store';
 import { Alarm, systemClock, type Clock, type MessageBus } from '@exeunt/message-bus';
 import { messagesFor } from './messages-for.js';
@@ -66,6 +67,8 @@ export class OutboxRelay {
       try {
         const relayed = await this.#relay(maxBatch);
         failures = 0;
+        // PGlite answers without the event loop turning: everything else would wait for the whole backlog.
+        await setImmediate();
         if (relayed < maxBatch && !this.#stopping) await this.#news.wait(this.#clock, pollMs);
       } catch (cause) {
         this.#options.onProblem?.('relay the outbox', cause);

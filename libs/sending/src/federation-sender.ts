@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setImmediate } from 'node:timers/promises';
 import type { Database } from '@exeunt/database';
 import type { FederationResult, RemoteError } from '@exeunt/federation-client';
 import { Alarm, systemClock, type Clock } from '@exeunt/message-bus';
@@ -108,6 +109,8 @@ export class FederationSender {
   readonly #wokenAt = new Map<string, number>();
   #running: Promise<void> | undefined;
   #stopping = false;
+  #endPauses: () => void = () => {};
+  #stopped: Promise<void> = Promise.resolve();
   #callOffSweep: () => void = () => {};
   #sweeping: Promise<void> = Promise.resolve();
 
@@ -122,6 +125,7 @@ export class FederationSender {
   start(): void {
     if (this.#running !== undefined) return;
     this.#stopping = false;
+    this.#stopped = new Promise((resolve) => (this.#endPauses = resolve));
     this.#running = this.#run();
     this.#sweepLater();
   }
@@ -129,6 +133,7 @@ export class FederationSender {
   /** Begins nothing new and waits for the attempts under way and their records. */
   async stop(): Promise<void> {
     this.#stopping = true;
+    this.#endPauses();
     this.#callOffSweep();
     this.#news.ring();
     this.#end.ring();
@@ -183,6 +188,8 @@ export class FederationSender {
         claimsForgotten = true;
         await this.#giveBackLost();
         await this.#passOnWakes();
+        // PGlite answers without the event loop turning: under load requests to us would wait for all of ours.
+        await setImmediate();
         const full = { healthy: await this.#begin('healthy'), failing: await this.#begin('failing') };
         const waitMs = await this.#untilDue(full, pollMs);
         if (!this.#stopping) await this.#news.wait(this.#clock, waitMs);
@@ -352,7 +359,12 @@ export class FederationSender {
       } catch (cause) {
         if (attempt === tries || this.#stopping) throw cause;
         this.#options.onProblem?.('record an outcome', cause);
-        await new Promise<void>((resolve) => void this.#clock.after(TROUBLE_MS * attempt, resolve));
+        let callOff = () => {};
+        const pause = new Promise<void>((resolve) => {
+          callOff = this.#clock.after(TROUBLE_MS * attempt, resolve);
+        });
+        await Promise.race([pause, this.#stopped]);
+        callOff();
       }
     }
   }
