@@ -1,7 +1,9 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import {
+  addSignature,
   isPduFault,
   parsePdu,
+  parseUserId,
   serverNameOf,
   signPdu,
   type Pdu,
@@ -22,7 +24,7 @@ import {
   type Room,
 } from '@exeunt/room';
 import { roomVersion, type RoomVersion } from '@exeunt/room-version';
-import { withKeys, type JsonObject, type SigningKey } from '@exeunt/signing';
+import { isJsonObject, withKeys, type JsonObject, type SigningKey } from '@exeunt/signing';
 
 /** A server that signs events in a built room. */
 export interface BuilderServer {
@@ -30,9 +32,10 @@ export interface BuilderServer {
   readonly key: SigningKey;
 }
 
-/** A server that exists on paper alone. */
+/** A server that exists on paper alone. Its key follows from its name, so that a room can be built twice alike. */
 export function paperServer(name: string): BuilderServer {
-  return { name: name as ServerName, key: { keyId: 'ed25519:paper', seed: randomBytes(32) } };
+  const seed = createHash('sha256').update(name).digest();
+  return { name: name as ServerName, key: { keyId: 'ed25519:paper', seed } };
 }
 
 /** What somebody says in a built room. */
@@ -59,6 +62,7 @@ export class RoomBuilder {
   readonly pdus: Pdu[] = [];
   readonly #servers: ReadonlyMap<string, BuilderServer>;
   readonly #ourName: ServerName;
+  readonly #nextName: () => string;
   #now: number;
 
   /** The room is made by `creator`, who joins it; the server of `creator` decides, as ours would. */
@@ -69,18 +73,24 @@ export class RoomBuilder {
     readonly joinRule?: string;
     readonly powerLevels?: JsonObject;
     readonly startTs?: number;
+    /** Goes into the create event's content. */
+    readonly createContent?: JsonObject;
+    /** Names the room and, in versions 1 and 2, its events; random unless told. */
+    readonly nextName?: () => string;
   }) {
     this.version = roomVersion(options.version)!;
     this.#servers = new Map(options.servers.map((server) => [server.name, server]));
     const creator = options.creator as UserId;
     this.#ourName = serverNameOf(creator);
     this.#now = options.startTs ?? Date.now() - 86_400_000;
+    this.#nextName = options.nextName ?? (() => randomBytes(12).toString('base64url'));
     const create = this.#sign(
       {
         auth_events: [],
         content: {
           room_version: options.version,
           ...(this.version.createHasCreator ? { creator } : {}),
+          ...options.createContent,
         },
         depth: 1,
         origin_server_ts: this.#now,
@@ -89,7 +99,7 @@ export class RoomBuilder {
         state_key: '',
         type: 'm.room.create',
         ...(this.version.roomIdFormat === 'domain'
-          ? { room_id: `!${randomBytes(9).toString('base64url')}:${this.#ourName}` }
+          ? { room_id: `!${this.#nextName()}:${this.#ourName}` }
           : {}),
       },
       creator,
@@ -171,10 +181,22 @@ export class RoomBuilder {
     if (server === undefined) throw new Error(`nobody signs for ${sender}`);
     const withId =
       this.version.eventIdFormat === 'opaque-in-pdu' && json['event_id'] === undefined
-        ? withKeys(json, { event_id: `$${randomBytes(12).toString('base64url')}:${server.name}` })
+        ? withKeys(json, { event_id: `$${this.#nextName()}:${server.name}` })
         : json;
-    const pdu = parsePdu(signPdu(withId, this.version, server.name, server.key), this.version);
+    const signed = signPdu(withId, this.version, server.name, server.key);
+    const invited = this.#inviteeServer(withId);
+    const pdu = parsePdu(
+      invited === undefined ? signed : addSignature(signed, this.version, invited.name, invited.key),
+      this.version,
+    );
     if (isPduFault(pdu)) throw new Error(`${pdu.rule}: ${pdu.detail}`);
     return pdu;
+  }
+
+  /** The invited user's server, where it is one of the room's: it signs an invite as well. (IN-01) */
+  #inviteeServer({ content, state_key: target }: JsonObject): BuilderServer | undefined {
+    const isInvite = isJsonObject(content) && content['membership'] === 'invite';
+    const userId = isInvite && typeof target === 'string' ? parseUserId(target) : undefined;
+    return userId === undefined ? undefined : this.#servers.get(serverNameOf(userId));
   }
 }

@@ -5,8 +5,10 @@ import {
   deciding,
   evolve,
   initialRoom,
+  nothingNeeded,
   Room,
   type Broadcast,
+  type Decided,
   type Decision,
   type DomainEvent,
   type FactsNeeded,
@@ -26,39 +28,56 @@ export interface RoomStoreOptions {
   readonly maxCachedFacts?: number;
   /** How many commands of one room become one append. */
   readonly maxBatch?: number;
+  /**
+   * True where no other process writes to the store, so that a cached room need not be held against it before it
+   * says no or is read. False by default.
+   */
+  readonly isOnlyWriter?: boolean;
 }
 
 /** The room was changed by others again and again while a decision was being made on it; trying later may do. */
 export class RoomContended extends Error {}
 
-interface Waiting {
-  readonly run: (room: Room) => void;
+/** Something to be done with a room: it looks, or decides, and says how to answer then. */
+interface Waiting<Result> {
+  readonly run: (room: Room) => Result;
+  /** Takes the place of the answer where `run` throws, or the store fails. */
   readonly fail: (cause: unknown) => void;
 }
 
-interface WaitingCommand {
-  readonly decide: Command;
+type Answer = () => void;
+
+interface WaitingCommand extends Waiting<Decision> {
   readonly resolve: (outcome: Outcome) => void;
-  readonly fail: (cause: unknown) => void;
 }
 
 interface WaitingSteps {
-  readonly steps: Iterable<Command>;
+  readonly steps: readonly Command[];
   readonly resolve: (outcomes: readonly Decision[]) => void;
   readonly fail: (cause: unknown) => void;
 }
 
 interface Queue {
-  readonly reads: Waiting[];
+  readonly reads: Waiting<Answer>[];
   readonly commands: WaitingCommand[];
   readonly stepped: WaitingSteps[];
 }
 
-/** Facts of the log that are decided on and not yet durable. */
-interface Undurable {
-  readonly domainEvents: DomainEvent[];
-  readonly broadcasts: Broadcast[];
+/** A room that is being worked on. Where the work fails it is thrown away with the room. */
+interface Work {
+  readonly roomId: RoomId;
+  readonly room: Room;
+  /** Whether the store was seen to be where the room is, since the work began. */
+  isCurrent: boolean;
+  /** Facts of the log that are decided on and not yet durable. */
+  domainEvents: DomainEvent[];
+  broadcasts: Broadcast[];
+  /** Given as soon as all of that is durable. */
+  answers: Answer[];
 }
+
+/** What a look or a decision gave; what it threw is its caller's alone, unlike a failure of the store. */
+type Ran<T> = { readonly result: T } | { readonly thrown: unknown };
 
 /** Another writer was faster; the room must be read anew. */
 class Outdated extends Error {}
@@ -75,6 +94,7 @@ export class RoomStore {
   readonly #queues = new Map<RoomId, Queue>();
   readonly #cache: LRUCache<RoomId, Room>;
   readonly #maxBatch: number;
+  readonly #isOnlyWriter: boolean;
 
   constructor(
     readonly store: EventStore,
@@ -82,28 +102,37 @@ export class RoomStore {
   ) {
     this.#cache = new LRUCache({ maxSize: options.maxCachedFacts ?? 400_000 });
     this.#maxBatch = options.maxBatch ?? 64;
+    this.#isOnlyWriter = options.isOnlyWriter ?? false;
   }
 
-  /** Looks at a room as it durably is. An unknown one has `isKnown` false. */
+  /** Looks at a room as it durably is. An unknown one has `isKnown` false. Rejects with what `read` throws. */
   query<T>(roomId: RoomId, read: (room: Room) => T): Promise<T> {
     return new Promise((resolve, fail) => {
-      this.#enqueue(roomId, (queue) => queue.reads.push({ run: (room) => resolve(read(room)), fail }));
+      const run = (room: Room): Answer => {
+        const result = read(room);
+        return () => resolve(result);
+      };
+      this.#enqueue(roomId, (queue) => queue.reads.push({ run, fail }));
     });
   }
 
-  /** Runs a command and makes what it decides durable. Rejects with the store's error if that can't be done. */
+  /**
+   * Runs a command and makes what it decides durable; then, and never before, gives the outcome. Rejects with what
+   * the command throws, or with the store's error: then it may be durable all the same, so it is to be repeated.
+   */
   execute(roomId: RoomId, decide: Command): Promise<Outcome> {
     return new Promise((resolve, fail) => {
-      this.#enqueue(roomId, (queue) => queue.commands.push({ decide, resolve, fail }));
+      this.#enqueue(roomId, (queue) => queue.commands.push({ run: decide, resolve, fail }));
     });
   }
 
   /**
    * Runs commands one after the other, each on the room that the one before it left, and makes all of it durable at
    * once where the room is new (an existing one may get it in parts). Gives each command's decision. A command that
-   * throws ends it, and nothing of a new room is kept.
+   * throws ends it, and nothing of a new room is kept. Where another writer interferes all are run again, so on an
+   * existing room each must be one that may be repeated.
    */
-  executeAll(roomId: RoomId, steps: Iterable<Command>): Promise<readonly Decision[]> {
+  executeAll(roomId: RoomId, steps: readonly Command[]): Promise<readonly Decision[]> {
     return new Promise((resolve, fail) => {
       this.#enqueue(roomId, (queue) => queue.stepped.push({ steps, resolve, fail }));
     });
@@ -128,16 +157,11 @@ export class RoomStore {
       const stepped = commands.length === 0 ? queue.stepped.splice(0, 1) : [];
       if (reads.length + commands.length + stepped.length === 0) break;
       try {
-        await this.#retrying(roomId, async () => {
-          while (reads.length > 0) {
-            await this.#read(roomId, reads[0]!);
-            reads.shift();
-          }
-        });
+        if (reads.length > 0) await this.#retrying(roomId, () => this.#runReads(roomId, reads));
         if (commands.length > 0) await this.#retrying(roomId, () => this.#runBatch(roomId, commands));
         for (const one of stepped) await this.#retrying(roomId, () => this.#runSteps(roomId, one));
       } catch (cause) {
-        this.#cache.delete(roomId);
+        // Those that were answered are no longer among them; to fail one that was would change nothing.
         for (const one of [...reads, ...commands, ...stepped]) one.fail(cause);
       }
     }
@@ -156,121 +180,157 @@ export class RoomStore {
     }
   }
 
-  async #read(roomId: RoomId, waiting: Waiting): Promise<void> {
-    const room = await this.#room(roomId);
-    await this.#decided(room, () => waiting.run(room), nothingUndurable);
-    this.#keep(roomId, room);
-  }
-
-  async #runBatch(roomId: RoomId, commands: readonly WaitingCommand[]): Promise<void> {
-    const room = await this.#room(roomId);
-    const undurable: Undurable = { domainEvents: [], broadcasts: [] };
-    const outcomes: (Outcome | { readonly cause: unknown })[] = [];
-    for (const command of commands) {
-      // One caller's broken command must not take the others with it; nothing of it has touched the room.
-      outcomes.push(
-        await this.#decideAndEvolve(roomId, room, command.decide, undurable).then(
-          (decision) => ({ ...decision, position: room.position }),
-          (cause: unknown) => {
-            if (cause instanceof Outdated || isFromStore(cause)) throw cause;
-            return { cause };
-          },
-        ),
-      );
+  /** Answers `reads`, and takes those that are answered out of it. */
+  async #runReads(roomId: RoomId, reads: Waiting<Answer>[]): Promise<void> {
+    const work = await this.#begin(roomId);
+    for (const read of reads) {
+      const ran = await this.#run(work, read.run);
+      work.answers.push('result' in ran ? ran.result : () => read.fail(ran.thrown));
     }
-    await this.#flush(roomId, room, undurable);
-    this.#keep(roomId, room);
-    outcomes.forEach((outcome, at) => {
-      if ('cause' in outcome) commands[at]!.fail(outcome.cause);
-      else commands[at]!.resolve(outcome);
-    });
+    await this.#flush(work);
+    reads.length = 0;
+    this.#keep(work);
   }
 
-  async #runSteps(roomId: RoomId, waiting: WaitingSteps): Promise<void> {
-    const room = await this.#room(roomId);
-    const undurable: Undurable = { domainEvents: [], broadcasts: [] };
+  /** Runs `commands`, and takes those that are answered out of it: what is durable must not be decided again. */
+  async #runBatch(roomId: RoomId, commands: WaitingCommand[]): Promise<void> {
+    const work = await this.#begin(roomId);
+    const all = [...commands];
+    for (const [at, command] of all.entries()) {
+      const later = all.slice(at + 1).map(({ run }) => run);
+      const ran = await this.#runAndEvolve(work, command.run, later);
+      const { position } = work.room;
+      work.answers.push(() => {
+        commands.splice(commands.indexOf(command), 1);
+        // One caller's broken command does not take the others with it; nothing of it has touched the room.
+        if ('result' in ran) command.resolve({ ...ran.result, position });
+        else command.fail(ran.thrown);
+      });
+    }
+    await this.#flush(work);
+    this.#keep(work);
+  }
+
+  async #runSteps(roomId: RoomId, { steps, resolve }: WaitingSteps): Promise<void> {
+    const work = await this.#begin(roomId);
     const decisions: Decision[] = [];
-    for (const step of waiting.steps) {
-      decisions.push(await this.#decideAndEvolve(roomId, room, step, undurable));
+    for (const step of steps) {
+      const ran = await this.#runAndEvolve(work, step);
+      if ('thrown' in ran) throw ran.thrown;
+      decisions.push(ran.result);
       // A long import must not keep the process from everything else.
       if (decisions.length % 100 === 0) await new Promise((resume) => setImmediate(resume));
     }
-    await this.#flush(roomId, room, undurable);
-    this.#keep(roomId, room);
-    waiting.resolve(decisions);
+    work.answers.push(() => resolve(decisions));
+    await this.#flush(work);
+    this.#keep(work);
   }
 
-  async #decideAndEvolve(
-    roomId: RoomId,
-    room: Room,
-    decide: Command,
-    undurable: Undurable,
-  ): Promise<Decision> {
-    const decision = await this.#decided(room, () => decide(room), {
-      // Facts are read as of the durable position, so the room must be there before it learns them.
-      before: () => this.#flush(roomId, room, undurable),
-    });
-    for (const domainEvent of decision.domainEvents) evolve(room, domainEvent);
-    undurable.domainEvents.push(...decision.domainEvents);
-    undurable.broadcasts.push(...decision.broadcasts);
-    return decision;
+  async #runAndEvolve(work: Work, decide: Command, later: readonly Command[] = []): Promise<Ran<Decision>> {
+    const ran = await this.#run(work, decide, later);
+    if ('thrown' in ran) return ran;
+    const { domainEvents, broadcasts } = ran.result;
+    for (const domainEvent of domainEvents) evolve(work.room, domainEvent);
+    work.domainEvents.push(...domainEvents);
+    work.broadcasts.push(...broadcasts);
+    return ran;
   }
 
-  async #decided<T>(
-    room: Room,
-    decide: () => T,
-    flush: { readonly before: () => Promise<void> },
-  ): Promise<T> {
-    let asked = '';
-    for (;;) {
-      const decided = deciding(decide);
-      if (decided.decided) return decided.outcome;
-      await flush.before();
+  /** Looks at the room or decides on it, again and again until all that it asks for is loaded. */
+  async #run<T>(
+    work: Work,
+    look: (room: Room) => T,
+    later: readonly ((room: Room) => unknown)[] = [],
+  ): Promise<Ran<T>> {
+    const { room } = work;
+    for (let asked = ''; ;) {
+      let decided: Decided<T>;
+      try {
+        decided = deciding(() => look(room));
+      } catch (thrown) {
+        return { thrown };
+      }
+      if (decided.decided) return { result: decided.outcome };
       const needed = JSON.stringify(decided.needed);
-      if (needed === asked)
-        throw new Error(`${room.id}: facts that were loaded are missing still: ${needed}`);
+      if (needed === asked) {
+        return { thrown: new Error(`${room.id}: facts that were loaded are missing still: ${needed}`) };
+      }
       asked = needed;
-      await this.#learn(room, decided.needed);
+      // Facts are read as of the durable position, so the room must be there before it learns them.
+      await this.#flush(work);
+      // What those that wait will ask for comes along, or each of them would end the batch before it.
+      const besides = later.flatMap((look) => neededBy(() => look(room)));
+      await this.#learn(work, together([decided.needed, ...besides]));
     }
   }
 
-  async #learn(room: Room, needed: FactsNeeded): Promise<void> {
-    const facts = await this.store.facts(room.id, room.position, needed);
-    if (facts === 'moved') throw new Outdated(room.id);
-    room.learn(needed, facts);
+  async #learn(work: Work, needed: FactsNeeded): Promise<void> {
+    const facts = await this.store.facts(work.roomId, work.room.position, needed);
+    if (facts === 'moved') throw new Outdated(work.roomId);
+    work.isCurrent = true;
+    work.room.learn(needed, facts);
   }
 
-  async #flush(roomId: RoomId, room: Room, undurable: Undurable): Promise<void> {
-    if (undurable.domainEvents.length === 0) return;
-    const domainEvents = undurable.domainEvents.splice(0);
-    const broadcasts = undurable.broadcasts.splice(0);
-    const append: Append = {
-      roomId,
-      expectedPosition: room.position - domainEvents.length,
-      domainEvents,
-      header: room.header(),
-      residents: changedResidents(room, domainEvents),
-      broadcasts,
-    };
-    if ((await this.store.append(append)) === 'conflict') throw new Outdated(roomId);
+  /** Makes what was decided durable, and gives the answers that waited for it. */
+  async #flush(work: Work): Promise<void> {
+    const { roomId, room } = work;
+    const [domainEvents, broadcasts, answers] = [work.domainEvents, work.broadcasts, work.answers];
+    [work.domainEvents, work.broadcasts, work.answers] = [[], [], []];
+    if (domainEvents.length > 0) {
+      const append: Append = {
+        roomId,
+        expectedPosition: room.position - domainEvents.length,
+        domainEvents,
+        header: room.header(),
+        residents: changedResidents(room, domainEvents),
+        broadcasts,
+      };
+      if ((await this.store.append(append)) === 'conflict') throw new Outdated(roomId);
+      work.isCurrent = true;
+    } else if (answers.length > 0 && !work.isCurrent && !this.#isOnlyWriter) {
+      // No append stands up for these answers, so the room they rest on must be the newest.
+      await this.#learn(work, nothingNeeded);
+    }
+    for (const answer of answers) answer();
   }
 
-  async #room(roomId: RoomId): Promise<Room> {
+  async #begin(roomId: RoomId): Promise<Work> {
     const cached = this.#cache.get(roomId);
-    if (cached !== undefined) return cached;
-    const header = await this.store.header(roomId);
-    return header === undefined ? initialRoom() : Room.fromHeader(header);
+    const header = cached === undefined ? await this.store.header(roomId) : undefined;
+    const room = cached ?? (header === undefined ? initialRoom() : Room.fromHeader(header));
+    return { roomId, room, isCurrent: cached === undefined, domainEvents: [], broadcasts: [], answers: [] };
   }
 
-  #keep(roomId: RoomId, room: Room): void {
+  #keep({ roomId, room }: Work): void {
     if (room.isKnown) this.#cache.set(roomId, room, { size: 1 + room.factCount });
   }
 }
 
-const nothingUndurable = { before: () => Promise.resolve() };
+/** What a decision would ask for now; a decision that breaks is heard of when its turn comes. */
+function neededBy(decide: () => unknown): readonly FactsNeeded[] {
+  try {
+    const decided = deciding(decide);
+    return decided.decided ? [] : [decided.needed];
+  } catch {
+    return [];
+  }
+}
 
-function isFromStore(cause: unknown): boolean {
-  return cause instanceof Error && cause.name === 'DatabaseUnavailable';
+/** One question for several: each fact once. */
+function together(all: readonly FactsNeeded[]): FactsNeeded {
+  const [first] = all;
+  if (first !== undefined && all.length === 1) return first;
+  const union = <T>(listOf: (needed: FactsNeeded) => readonly T[]): readonly T[] => [
+    ...new Map(all.flatMap(listOf).map((one) => [JSON.stringify(one), one])).values(),
+  ];
+  return {
+    state: union(({ state }) => state),
+    events: union(({ events }) => events),
+    changes: union(({ changes }) => changes),
+    citing: union(({ citing }) => citing),
+    residents: union(({ residents }) => residents),
+    allResidents: all.some(({ allResidents }) => allResidents),
+  };
 }
 
 function changedResidents(

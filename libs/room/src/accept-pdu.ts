@@ -136,8 +136,8 @@ export function effects(
   before: StateRef,
 ): Pick<PduAccepted, 'stateAfter' | 'changes' | 'forkBase'> {
   const after = stateAfter(pdu, before);
-  const remaining = room.forwardExtremities.filter(({ eventId }) => !pdu.prevEvents.includes(eventId));
-  if (remaining.length === 0) {
+  const parents = new Set(pdu.prevEvents.filter((eventId) => room.isForwardExtremity(eventId)));
+  if (parents.size === room.forwardExtremityCount) {
     return { stateAfter: 'current', changes: changesTo(room, after, pdu) };
   }
   const forkBase = forkBaseWith(room, pdu, before);
@@ -146,6 +146,7 @@ export function effects(
       pdu.stateKey === undefined ? [] : [changeTo(room, pdu.type, pdu.stateKey, pdu.eventId, pdu)];
     return { stateAfter: storeStateRef(after), changes, forkBase };
   }
+  const remaining = room.forwardExtremities.filter(({ eventId }) => !parents.has(eventId));
   room.require({ events: remaining.map(({ eventId }) => eventId) });
   const resolved = resolvePlainly(
     room,
@@ -195,10 +196,11 @@ function destinationsOf(
   const destinations = new Set(room.residentServers());
   for (const { type, stateKey, membership } of accepted.changes) {
     if (type !== 'm.room.member' || stateKey !== pdu.stateKey || stateKey === pdu.sender) continue;
+    const isTakenBack =
+      (membership?.from === 'invite' || membership?.from === 'knock') &&
+      (membership.to === 'leave' || membership.to === 'ban');
     const user = parseUserId(stateKey);
-    if (user !== undefined && (membership?.from === 'invite' || membership?.from === 'knock')) {
-      destinations.add(serverNameOf(user));
-    }
+    if (isTakenBack && user !== undefined) destinations.add(serverNameOf(user));
   }
   destinations.delete(servers.ourName);
   destinations.delete(servers.origin);

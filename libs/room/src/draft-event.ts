@@ -122,18 +122,17 @@ function asPdu(room: Room, wish: EventWish): Pdu {
 }
 
 /**
- * The deepest forward extremities, as many as an event may cite. An extremity that is left out is cited by a later
- * event, so that a fork of any width comes down by nineteen with every event.
+ * The deepest forward extremities, as many as an event may cite; of equal depth those that came first. An extremity
+ * that is left out is cited by a later event, so that a fork of any width comes down by nineteen with every event.
  */
 function parentsFor(room: Room): readonly ForwardExtremity[] {
   const all = room.forwardExtremities;
   if (all.length <= maxParents) return all;
-  return [...all]
-    .sort((a, b) => {
-      const [depthA, depthB] = [BigInt(a.depth), BigInt(b.depth)];
-      return depthA === depthB ? (a.eventId < b.eventId ? -1 : 1) : depthA < depthB ? 1 : -1;
-    })
-    .slice(0, maxParents);
+  return all
+    .map((extremity) => ({ extremity, depth: BigInt(extremity.depth) }))
+    .sort((a, b) => (a.depth === b.depth ? 0 : a.depth < b.depth ? 1 : -1))
+    .slice(0, maxParents)
+    .map(({ extremity }) => extremity);
 }
 
 function nextDepth(version: RoomVersion, parents: readonly ForwardExtremity[]): JsonValue {

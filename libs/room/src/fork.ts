@@ -1,5 +1,6 @@
 import type { EventId, Pdu } from '@exeunt/pdu';
 import { depthOf, membershipOf, type Room } from './room.js';
+import { compareEventIds } from './state-resolution/event-id-order.js';
 import { stateKeyOf, typeAndStateKeyOf, type StateKey } from './state-resolution/state-key.js';
 import { trunkAt, type StateRef } from './state-ref.js';
 
@@ -9,8 +10,8 @@ import { trunkAt, type StateRef } from './state-ref.js';
  * cheap; docs/decisions/0003-forks-of-leaves.md gives it in full, and a property test holds it against the plain
  * algorithm.
  *
- * Let B be the current state at some position (the fork base), and let every forward extremity's state be B with
- * the memberships of some users replaced by a calm leave. Then the resolution of any of these states is B with the
+ * Let B be the current state at some position (the fork base), and let every forward extremity's state, and the
+ * current state ever since, be B with the memberships of some users replaced by a calm leave. Then the resolution of any of these states is B with the
  * union of their leaves.
  *
  * A leave L of user u is calm over B when
@@ -28,24 +29,34 @@ import { trunkAt, type StateRef } from './state-ref.js';
 
 /** Whether `ref` is a state of the room's present fork: its base, with nothing but the fork's leaves over it. */
 export function isInFork(room: Room, ref: StateRef): boolean {
-  if (room.forkBase === undefined || ref.base < room.forkBase) return false;
+  return room.forkBase !== undefined && ref.base >= room.forkBase && isOverCurrentLeaves(room, ref);
+}
+
+/** Whether all that `ref` puts over its base is in the current state too. */
+function isOverCurrentLeaves(room: Room, ref: StateRef): boolean {
   const now = room.currentState();
   room.require({ state: [...ref.overlay.keys()] });
   return [...ref.overlay].every(([key, eventId]) => room.entryOf(now, key) === eventId);
 }
 
-/** The resolution of states of which {@link isInFork} holds. */
+/**
+ * The resolution of states of which {@link isInFork} holds. Its difference is kept small: a fork that goes on for a
+ * thousand leaves would otherwise hand each of them on to all later ones.
+ */
 export function unionInFork(room: Room, refs: readonly StateRef[]): StateRef {
-  const base = room.forkBase ?? 0;
+  // Since the fork began the current state has only gained leaves, so the latest of the bases has those of all.
+  const base = Math.max(...refs.map((ref) => ref.base));
   const overlay = new Map<StateKey, EventId | null>();
+  let latest = base;
   for (const ref of refs) {
-    for (const key of room.changesBetween(base, ref.base)) {
-      const leave = room.entryOf(trunkAt(ref.base), key);
-      if (leave !== undefined) overlay.set(key, leave);
+    for (const [key, leave] of ref.overlay) {
+      if (room.entryOf(trunkAt(base), key) === leave) continue;
+      overlay.set(key, leave);
+      latest = Math.max(latest, ...room.changedAt(key, base));
     }
-    for (const [key, leave] of ref.overlay) overlay.set(key, leave);
   }
-  return { base, overlay };
+  // Where these leaves are all that the current state gained since, the union is a later current state.
+  return room.changesBetween(base, latest).length === overlay.size ? trunkAt(latest) : { base, overlay };
 }
 
 /**
@@ -66,18 +77,19 @@ export function forkBaseWith(room: Room, leave: Pdu, before: StateRef): number |
 
 /** Where the fork begins that an event with the state `before` it belongs to or opens. */
 function forkBaseOf(room: Room, before: StateRef): number | undefined {
-  if (room.forkBase === undefined) return beginningOfFork(room, before);
+  // A fork that the argument does not cover stays one until it has closed.
+  if (room.forkBase === undefined && room.forwardExtremityCount > 1) return undefined;
+  // One that it covers may begin earlier than was known, if all that changed since then are calm leaves too.
+  const base =
+    room.forkBase !== undefined && room.forkBase <= before.base
+      ? room.forkBase
+      : calmBase(room, Math.min(before.base, room.stateChangedAt));
   // Its parents must be states of the fork as well: nothing but the base and calm leaves.
-  return isInFork(room, before) ? room.forkBase : undefined;
+  return base !== undefined && isOverCurrentLeaves(room, before) ? base : undefined;
 }
 
-/**
- * Where a fork that `before` opens would begin: one forward extremity so far, whose state differs from the parents'
- * by calm leaves alone.
- */
-function beginningOfFork(room: Room, before: StateRef): number | undefined {
-  if (room.forwardExtremityCount !== 1 || before.overlay.size > 0) return undefined;
-  const base = Math.min(before.base, room.stateChangedAt);
+/** `base`, where the current state differs from what it was there by calm leaves alone. */
+function calmBase(room: Room, base: number): number | undefined {
   const left = leavesSince(room, base);
   if (left === undefined) return undefined;
   for (const leave of left) {
@@ -87,10 +99,14 @@ function beginningOfFork(room: Room, before: StateRef): number | undefined {
   return base;
 }
 
-/** The self-leaves that are all that changed in the current state since `base`; undefined if anything else did. */
+/**
+ * The self-leaves that are all that changed in the current state since `base`; undefined if anything else did, a
+ * leaver's own earlier change included: the current state in between would be no state of the fork.
+ */
 function leavesSince(room: Room, base: number): readonly Pdu[] | undefined {
   const keys = room.changesBetween(base, room.stateChangedAt);
   room.require({ state: keys });
+  if (keys.some((key) => room.changedAt(key, base).length > 1)) return undefined;
   const ids = keys.map((key) => room.entryOf(room.currentState(), key));
   const known = ids.filter((eventId) => eventId !== undefined);
   if (
@@ -146,7 +162,7 @@ function isCalm(room: Room, leave: Pdu, base: number): boolean {
 /** By (origin_server_ts, event_id), the order that settles what the mainline leaves open. (SR-25) */
 function sortsAfter(later: Pdu, earlier: Pdu): boolean {
   if (later.originServerTs !== earlier.originServerTs) return later.originServerTs > earlier.originServerTs;
-  return later.eventId > earlier.eventId;
+  return compareEventIds(later.eventId, earlier.eventId) > 0;
 }
 
 /**

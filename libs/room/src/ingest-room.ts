@@ -71,7 +71,7 @@ export function ingestOutlier(
   if (known !== undefined && (known.place !== 'auth-chain' || place === 'auth-chain')) {
     return { domainEvents: [], broadcasts: [] };
   }
-  const unknown = pdu.authEvents.filter((eventId) => room.known(eventId) === undefined);
+  const unknown = pdu.authEvents.filter((eventId) => !room.hasPdu(eventId));
   if (unknown.length > 0) {
     return {
       domainEvents: [],

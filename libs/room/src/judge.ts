@@ -33,7 +33,7 @@ export function judge(room: Room, pdu: Pdu, against: JudgedAgainst): Judgement {
   room.require({ events: entries.filter((eventId) => eventId !== undefined) });
   const create = { create: room.create() };
 
-  const unknown = pdu.authEvents.filter((eventId) => room.known(eventId) === undefined);
+  const unknown = pdu.authEvents.filter((eventId) => !room.hasPdu(eventId));
   if (unknown.length > 0) return notJudged('AE-01', 'auth event', unknown);
   const cited = pdu.authEvents.map((eventId) => ({
     pdu: room.pdu(eventId),
@@ -120,7 +120,7 @@ export function judge(room: Room, pdu: Pdu, against: JudgedAgainst): Judgement {
   return { verdict: 'allowed', before };
 }
 
-/** The entries that the auth rules may look at for this event. */
+/** The entries that the auth rules may look at for this event, each once. */
 export function stateThatDecides(
   room: Room,
   event: {
@@ -130,10 +130,10 @@ export function stateThatDecides(
     readonly content: Pdu['content'];
   },
 ): readonly ReturnType<typeof stateKeyOf>[] {
-  return [
-    stateKeyOf('m.room.create', ''),
-    ...authEventTypes(event, room.version).map(({ type, stateKey }) => stateKeyOf(type, stateKey)),
-  ];
+  const selected = authEventTypes(event, room.version).map(({ type, stateKey }) =>
+    stateKeyOf(type, stateKey),
+  );
+  return [...new Set([stateKeyOf('m.room.create', ''), ...selected])];
 }
 
 function decidingEvents(room: Room, pdu: Pdu, ref: StateRef): readonly EventId[] {

@@ -75,7 +75,7 @@ export function resolvePlainly(room: Room, refs: readonly StateRef[], justNow?: 
   return { base, overlay };
 }
 
-/** Entries that differ between two states, as they are in `to`. */
+/** Entries that differ between two states, as they are in `to`; in order of their keys. */
 export function differences(
   room: Room,
   from: StateRef,
@@ -92,6 +92,7 @@ export function differences(
   for (const key of to.overlay.keys()) keys.add(key);
   room.require({ state: [...keys] });
   return [...keys]
+    .sort()
     .map((key) => ({ key, from: room.entryOf(from, key), to: room.entryOf(to, key) }))
     .filter((entry) => entry.from !== entry.to);
 }

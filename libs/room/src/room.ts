@@ -177,6 +177,13 @@ export class Room {
     return held;
   }
 
+  /** The positions after `after` at which the current state's entry changed, in order. */
+  changedAt(key: StateKey, after: number): readonly number[] {
+    return this.#entriesOf(key)
+      .map(({ position }) => position)
+      .filter((position) => position > after);
+  }
+
   /** Which entries of the current state changed after `after`, up to and with `upTo`. Each once. */
   changesBetween(after: number, upTo: number): readonly StateKey[] {
     if (after >= upTo || after >= this.#stateChangedAt) return [];
@@ -199,6 +206,11 @@ export class Room {
     const known = this.#known.get(eventId);
     if (known !== undefined || this.#complete || this.#known.has(eventId)) return known;
     throw new FactsMissing({ ...nothingNeeded, events: [eventId] });
+  }
+
+  /** Whether the room has the PDU of an event; a snapshot's forward extremities may be known without. */
+  hasPdu(eventId: EventId): boolean {
+    return this.known(eventId) !== undefined && !this.#withoutPdu.has(eventId);
   }
 
   /** A PDU that the room knows. */
@@ -261,13 +273,13 @@ export class Room {
     residents?: readonly ServerName[];
     allResidents?: boolean;
   }): void {
-    const state = (wanted.state ?? [])
+    const state = [...new Set(wanted.state)]
       .filter((key) => !this.#complete && !this.#entries.has(key))
       .map(typeAndStateKeyOf);
-    const events = (wanted.events ?? []).filter((eventId) => !this.#isLoaded(eventId));
+    const events = [...new Set(wanted.events)].filter((eventId) => !this.#isLoaded(eventId));
     const residents = this.#allResidentsKnown
       ? []
-      : (wanted.residents ?? []).filter((server) => !this.#residents.has(server));
+      : [...new Set(wanted.residents)].filter((server) => !this.#residents.has(server));
     const allResidents = wanted.allResidents === true && !this.#allResidentsKnown;
     if (state.length + events.length + residents.length > 0 || allResidents)
       throw new FactsMissing({ ...nothingNeeded, state, events, residents, allResidents });
@@ -546,13 +558,13 @@ export function readStateRef([base, overlay]: StoredStateRef): StateRef {
   };
 }
 
-/** The stored form of a state reference. */
+/** The stored form of a state reference; in order, so that it does not show in which order things were loaded. */
 export function storeStateRef(ref: StateRef): StoredStateRef {
   return [
     ref.base,
-    [...ref.overlay].map(([key, eventId]) => {
+    [...ref.overlay.keys()].sort().map((key) => {
       const { type, stateKey } = typeAndStateKeyOf(key);
-      return [type, stateKey, eventId] as const;
+      return [type, stateKey, ref.overlay.get(key) ?? null] as const;
     }),
   ];
 }

@@ -66,6 +66,10 @@ export const calmStep: fc.Arbitrary<StormStep> = fc.record({
   ...choices,
   action: fc.constantFrom('join', 'join', 'join', 'invite', 'invite', 'knock', 'message', 'topic', 'levels'),
   when: fc.constant({ at: 'now' as const, moment: 0 }),
+  skew: fc.oneof(
+    { weight: 20, arbitrary: fc.constant(0) },
+    { weight: 1, arbitrary: fc.constantFrom(-1_000_000, -5, 5, 40, 1_000_000) },
+  ),
   twist: fc.constant('none' as const),
 });
 
@@ -80,24 +84,45 @@ export const stormStep: fc.Arbitrary<StormStep> = fc.record({
   when: whenInStorm,
 });
 
-/** As {@link stormStep}, with nothing but leaves and messages. */
+/** A step of a storm that is leaves from older templates, nearly all of them in order; seldom anything else. */
 export const leaveStep: fc.Arbitrary<StormStep> = fc.record({
   ...choices,
   action: fc.oneof(
-    { weight: 5, arbitrary: fc.constant('leave' as const) },
-    { weight: 1, arbitrary: fc.constant('message' as const) },
+    { weight: 24, arbitrary: fc.constant('leave' as const) },
+    { weight: 3, arbitrary: fc.constant('message' as const) },
+    { weight: 1, arbitrary: fc.constantFrom(...actions) },
   ),
-  when: whenInStorm,
+  when: fc.oneof(
+    {
+      weight: 8,
+      arbitrary: fc.record({
+        at: fc.constant('start' as const),
+        moment: fc.constantFrom(0, 0, 0, 0, 0, 0, 0, 0, 0, 1),
+      }),
+    },
+    { weight: 4, arbitrary: fc.record({ at: fc.constant('earlier' as const), moment: fc.nat(60) }) },
+    { weight: 1, arbitrary: whenInStorm },
+  ),
+  skew: fc.oneof(
+    { weight: 20, arbitrary: fc.constant(0) },
+    { weight: 1, arbitrary: fc.integer({ min: -60, max: 60 }) },
+  ),
+  twist: fc.oneof(
+    { weight: 40, arbitrary: fc.constant('none' as const) },
+    { weight: 1, arbitrary: fc.constantFrom(...twists) },
+  ),
 });
 
-interface StormSaying {
+/** What somebody says; where it stands is told apart. */
+export interface StormSaying {
   readonly type: string;
   readonly sender: UserId;
   readonly stateKey?: string;
   readonly content: JsonObject;
 }
 
-interface Moment {
+/** Somewhere in the graph: what a template taken there is made of. */
+export interface Moment {
   readonly parents: readonly EventId[];
   readonly state: StateMap;
 }
@@ -134,7 +159,10 @@ export class Storm {
     readonly version: string,
     options: { readonly joinRule?: string; readonly people?: number; readonly servers?: number } = {},
   ) {
-    const servers = ['hub.example', ...Array.from({ length: options.servers ?? 3 }, (_, at) => `s${at}.example`)];
+    const servers = [
+      'hub.example',
+      ...Array.from({ length: options.servers ?? 3 }, (_, at) => `s${at}.example`),
+    ];
     this.people = [
       this.admin,
       ...Array.from({ length: options.people ?? 8 }, (_, at) => {
@@ -174,6 +202,28 @@ export class Storm {
     const pdu = this.#make(step, saying, moment);
     if (this.#events.has(pdu.eventId)) return undefined;
     return this.receive(pdu);
+  }
+
+  /** The newest moment. */
+  now(): Moment {
+    return this.#moments.at(-1)!;
+  }
+
+  /** After these events. */
+  after(...parents: readonly EventId[]): Moment {
+    const states = parents.map((id) => this.stateAfter.get(id)!);
+    return { parents, state: resolve(this.builder.version, states, this.#graph) };
+  }
+
+  /** Says something at a moment of the graph, by a clock that is `skew` ms off. */
+  say(saying: StormSaying, moment = this.now(), skew = 0): StormOutcome {
+    return this.receive(this.#make({ skew, twist: 'none' }, saying, moment));
+  }
+
+  /** A user's own membership. */
+  member(userId: UserId, membership: string, moment = this.now(), skew = 0): StormOutcome {
+    const saying = { type: 'm.room.member', sender: userId, stateKey: userId, content: { membership } };
+    return this.say(saying, moment, skew);
   }
 
   /** Has an event decided by the room and by the model. */
@@ -221,7 +271,7 @@ export class Storm {
       case 'now':
         return this.#moments[last]!;
       case 'start':
-        return this.#moments[Math.max(0, this.#startedAt - moment % 3)]!;
+        return this.#moments[Math.max(0, this.#startedAt - (moment % 3))]!;
       case 'earlier':
         return this.#moments[Math.max(0, last - (moment % (last - this.#startedAt + 1)))]!;
       case 'after-one': {
@@ -234,10 +284,7 @@ export class Storm {
     }
   }
 
-  #sayingOf(
-    { action, actor, target, choice }: StormStep,
-    { state }: Moment,
-  ): StormSaying {
+  #sayingOf({ action, actor, target, choice }: StormStep, { state }: Moment): StormSaying {
     const some = (people: readonly UserId[], at: number): UserId =>
       people.length === 0 ? this.people[at % this.people.length]! : people[at % people.length]!;
     const having = (...memberships: readonly string[]): readonly UserId[] =>
@@ -252,7 +299,9 @@ export class Storm {
     switch (action) {
       case 'leave': {
         const leaver = some(
-          choice === 7 ? this.people : having('join', 'invite', 'knock').filter((id) => id !== this.admin || choice > 4),
+          choice === 7
+            ? this.people
+            : having('join', 'invite', 'knock').filter((id) => id !== this.admin || choice > 4),
           actor,
         );
         return member(leaver, leaver, 'leave');
@@ -268,19 +317,36 @@ export class Storm {
       case 'invite':
         return member(inside, some(having('none', 'leave', 'knock'), target), 'invite');
       case 'kick':
-        return member(choice === 0 ? inside : this.admin, some(having('join', 'invite', 'knock', 'ban'), target), 'leave');
+        return member(
+          choice === 0 ? inside : this.admin,
+          some(having('join', 'invite', 'knock', 'ban'), target),
+          'leave',
+        );
       case 'ban':
         return member(choice === 0 ? inside : this.admin, some(this.people, target), 'ban');
       case 'message':
         return { type: 'm.room.message', sender: inside, content: { body: `${this.#now}` } };
       case 'topic':
-        return { type: 'm.room.topic', sender: choice < 4 ? this.admin : inside, stateKey: '', content: { topic: `${this.#now}` } };
+        return {
+          type: 'm.room.topic',
+          sender: choice < 4 ? this.admin : inside,
+          stateKey: '',
+          content: { topic: `${this.#now}` },
+        };
       case 'levels': {
         const levels = state.get(stateKeyOf('m.room.power_levels', ''));
         const content = levels === undefined ? {} : this.event(levels).content;
-        const users = { ...(content['users'] as JsonObject | undefined), [some(this.people.slice(1), target)]: choice * 15 };
+        const users = {
+          ...(content['users'] as JsonObject | undefined),
+          [some(this.people.slice(1), target)]: choice * 15,
+        };
         const sender = choice < 5 ? this.admin : inside;
-        return { type: 'm.room.power_levels', sender, stateKey: '', content: { ...content, users, topic_at: this.#now } };
+        return {
+          type: 'm.room.power_levels',
+          sender,
+          stateKey: '',
+          content: { ...content, users, topic_at: this.#now },
+        };
       }
       case 'join-rule': {
         const rules = ['public', 'invite', 'knock', 'invite'];
@@ -296,7 +362,7 @@ export class Storm {
     }
   }
 
-  #make({ skew, twist }: StormStep, saying: StormSaying, moment: Moment): Pdu {
+  #make({ skew, twist }: Pick<StormStep, 'skew' | 'twist'>, saying: StormSaying, moment: Moment): Pdu {
     const { version } = this.builder;
     const parents = moment.parents.slice(0, 20);
     const deepest = parents.map((id) => depthOf(this.event(id))).reduce((a, b) => (a > b ? a : b), 0n);
@@ -340,7 +406,9 @@ export class Storm {
       });
     if (
       !checkAuthEvents(pdu, version, cited, create).allowed ||
-      !allowedIn((type, stateKey) => cited.find((one) => one.pdu.type === type && one.pdu.stateKey === stateKey)?.pdu) ||
+      !allowedIn(
+        (type, stateKey) => cited.find((one) => one.pdu.type === type && one.pdu.stateKey === stateKey)?.pdu,
+      ) ||
       !allowedInState(this.#stateBefore(pdu))
     ) {
       return 'rejected';
@@ -375,7 +443,9 @@ export class Storm {
       [...this.extremities].map((id) => this.stateAfter.get(id)!),
       this.#graph,
     );
-    const byDepth = [...this.extremities].sort((a, b) => Number(depthOf(this.event(b)) - depthOf(this.event(a))));
+    const byDepth = [...this.extremities].sort((a, b) =>
+      Number(depthOf(this.event(b)) - depthOf(this.event(a))),
+    );
     this.#moments.push({ parents: byDepth.slice(0, 20), state: this.current });
   }
 }
