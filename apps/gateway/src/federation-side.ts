@@ -2,6 +2,7 @@ import type { ServerName } from '@exeunt/pdu';
 import type { Ed25519, SigningKey } from '@exeunt/signing';
 import type { KeyRing, OwnKeys } from '@exeunt/key-ring';
 import type { FederationClient } from '@exeunt/federation-client';
+import type { LeavingStore } from '@exeunt/leaving';
 import type { RoomStore } from '@exeunt/room-store';
 import type { RequestKeys } from './federation-request/federation-request.js';
 import type { GatewayMetrics } from './operations/metrics.js';
@@ -19,6 +20,8 @@ export interface FederationSide {
   readonly ed25519: Ed25519;
   readonly client: FederationClient;
   readonly rooms: RoomStore;
+  /** Invites and leaves of our users in rooms that this server is not in. */
+  readonly leaving: LeavingStore;
   readonly metrics: GatewayMetrics;
   /** Ms since the epoch. */
   readonly now: () => number;

@@ -2,6 +2,8 @@ import { Module, type DynamicModule } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
 import { FederationRequestGuard } from './federation-request/federation-request.guard.js';
 import { FEDERATION_SIDE, type FederationSide } from './federation-side.js';
+import { InviteController } from './invite/invite.controller.js';
+import { ReceiveInviteHandler } from './invite/receive-invite.command.js';
 import { GetLeaveTemplateHandler } from './make-leave/leave-template.query.js';
 import { MakeLeaveController } from './make-leave/make-leave.controller.js';
 import { AcceptLeaveHandler } from './send-leave/accept-leave.command.js';
@@ -15,12 +17,13 @@ export class FederationModule {
     return {
       module: FederationModule,
       imports: [CqrsModule.forRoot()],
-      controllers: [MakeLeaveController, SendLeaveController, ServerKeysController],
+      controllers: [InviteController, MakeLeaveController, SendLeaveController, ServerKeysController],
       providers: [
         { provide: FEDERATION_SIDE, useValue: side },
         FederationRequestGuard,
         GetLeaveTemplateHandler,
         AcceptLeaveHandler,
+        ReceiveInviteHandler,
       ],
     };
   }

@@ -5,6 +5,7 @@ import { openDatabase, type Database } from '@exeunt/database';
 import { eventStoreMigrations, TypeormEventStore } from '@exeunt/event-store';
 import { FederationClient, type RequestOutcome } from '@exeunt/federation-client';
 import { DatabaseServerKeyStore, KeyRing, OwnKeys, ServerKeys1700000000001 } from '@exeunt/key-ring';
+import { Leaving1700000000004, LeavingFactsRelay, LeavingStore } from '@exeunt/leaving';
 import { EmbeddedBus1700000000002, EmbeddedMessageBus, type MessageBus } from '@exeunt/message-bus';
 import { OutboxRelay } from '@exeunt/outbox-relay';
 import { RoomStore } from '@exeunt/room-store';
@@ -36,6 +37,7 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
       ServerKeys1700000000001,
       EmbeddedBus1700000000002,
       Sending1700000000003,
+      Leaving1700000000004,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });
@@ -88,9 +90,12 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
   });
   const store = new TypeormEventStore(database);
   const relay = new OutboxRelay({ outbox: store, bus, onProblem });
+  const leaving = new LeavingStore(database);
+  const leavingRelay = new LeavingFactsRelay({ store: leaving, bus, onProblem });
   sender.start();
   await consumer.start();
   relay.start();
+  leavingRelay.start();
 
   const side: FederationSide = {
     ourName: serverName,
@@ -101,6 +106,7 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
     ed25519: selectEd25519(),
     client,
     rooms: new RoomStore(store),
+    leaving,
     metrics,
     now: Date.now,
     randomId: () => randomBytes(18).toString('base64url'),
@@ -113,6 +119,7 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
     sender,
     store,
     async close() {
+      await leavingRelay.stop();
       await relay.stop();
       await consumer.stop();
       await sender.stop();
