@@ -15,7 +15,7 @@ const { vectors } = parseJson(
   readFileSync(new URL('vectors/identifiers.json', import.meta.url), 'utf8'),
 ) as unknown as { vectors: readonly Row<object>[] };
 
-// Rows of kind `discovery` are about finding a server, not about grammar: libs/server-discovery, not written yet.
+// Rows of kind `discovery` are about finding a server, not about grammar: see discovery.spec.ts.
 function rowsOf<Expected>(kind: string): readonly Row<Expected>[] {
   return vectors.filter((row) => row.kind === kind) as unknown as readonly Row<Expected>[];
 }

@@ -1,19 +1,23 @@
-import type { IncomingHttpHeaders } from 'node:http';
 import { encodeCanonicalJson, isJsonObject, parseJsonBytes, signRequest } from '@exeunt/signing';
 import type { JsonObject, JsonValue, SigningKey } from '@exeunt/signing';
 import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
-import { resolveWithoutLookups, type Target, type Undialable } from '@exeunt/server-discovery';
+import { resolveWithoutLookups, type Resolution, type Target } from '@exeunt/server-discovery';
 import { LRUCache } from 'lru-cache';
-import type { Dispatcher, Pool } from 'undici';
+import type { Dispatcher } from 'undici';
 import { parseNetworks } from './network-policy.js';
 import {
   poolFor,
   secureContextWith,
   systemLookup,
+  wasNotSent,
   type AddressLookup,
+  type PeerPool,
   type PeerPoolOptions,
+  type RefusedAddress,
 } from './peer-pool.js';
 import { httpError, remoteError, remoteErrorOf, type RemoteError } from './remote-error.js';
+import { discard, firstOf, isCompressed, readBody } from './response-body.js';
+import { TargetHealth } from './target-health.js';
 
 /** A peer's good answer: status 200 and a JSON object of the endpoint's shape, v1's array wrapper taken off. */
 export interface Answer {
@@ -68,12 +72,20 @@ export interface FederationClientDependencies {
   /** Milliseconds since the epoch; reads a `Retry-After` that is a date. Timeouts run on real time. */
   readonly now: () => number;
   readonly options: FederationClientOptions;
-  /** Where a server is; `resolveWithoutLookups` unless told. */
-  readonly resolve?: (server: ServerName) => Target | Undialable | Promise<Target | Undialable>;
+  /**
+   * Where a server is, in the order to try: `ServerDiscovery`, or `resolveWithoutLookups` unless told. Settles within a
+   * bounded time; the request's own time runs meanwhile.
+   */
+  readonly resolve?: (server: ServerName) => Resolution | Promise<Resolution>;
   /** Addresses of a DNS name; the system's (`getaddrinfo`) unless told. */
   readonly lookup?: AddressLookup;
   /** Told of each request when it has ended. Must not throw. */
   readonly onOutcome?: (outcome: RequestOutcome) => void;
+  /**
+   * Told of each address that was not dialled, also where the request went to another address or target and its
+   * outcome says nothing of it. Must not throw. (DS-07)
+   */
+  readonly onRefusedAddress?: (refused: RefusedAddress) => void;
 }
 
 const mebibyte = 1024 * 1024;
@@ -82,6 +94,8 @@ const maxErrorBodyBytes = 64 * 1024;
 /** Fetching keys holds up whoever waits to be authenticated, so it gives up early. */
 const keyTimeoutMs = 10_000;
 const maxJsonDepth = 100;
+/** How long a connection may take where there is another target to try. */
+const maxConnectMs = 5000;
 
 interface FederationRequest {
   readonly endpoint: string;
@@ -100,14 +114,22 @@ interface FederationRequest {
  *
  * Requests are signed over the exact request target (RA-02, RA-03), go over verified TLS to an address that was
  * checked when it was dialled (DS-06, DS-07), follow no redirect (DS-08), ask for no compression and take none, and
- * are bounded in time and size. They are not retried: when and where to try again is the caller's decision.
+ * are bounded in time and size.
+ *
+ * Of several targets (SRV records) the next is tried where no connection to the one before came about: it was
+ * unreachable, slow to connect, of a wrong certificate, or at a refused address; those that failed lately go last
+ * (DS-09). Once a request may have been sent it is never sent again, though every request here is idempotent (GET, or
+ * PUT under a txnId or an event ID): what fails then is the server, which all targets are, and when to try that again is
+ * the caller's decision.
+ *
  * Connections are kept alive and bounded, a peer and in all. Throws only for what is ours: content that is no JSON,
  * or a client that is closed.
  */
 export class FederationClient {
   readonly #dependencies: FederationClientDependencies;
   readonly #poolOptions: PeerPoolOptions;
-  readonly #pools: LRUCache<string, Pool>;
+  readonly #pools: LRUCache<string, PeerPool>;
+  readonly #health: TargetHealth;
   #isClosed = false;
 
   /** Throws `TypeError` for a network that is not in CIDR form, and for further roots that are no certificates. */
@@ -121,12 +143,15 @@ export class FederationClient {
       allowed: parseNetworks(options.allowNetworks),
       lookup: dependencies.lookup ?? systemLookup,
       connections: options.maxConnectionsPerPeer ?? 6,
+      onRefused: (host, address) => dependencies.onRefusedAddress?.({ purpose: 'request', host, address }),
     };
+    const maxPeers = options.maxPeers ?? 512;
     this.#pools = new LRUCache({
-      max: options.maxPeers ?? 512,
+      max: maxPeers,
       // Closing waits for the requests under way; they end by their own timeout.
-      dispose: (pool) => void pool.close().catch(() => {}),
+      dispose: ({ pool }) => void pool.close().catch(() => {}),
     });
+    this.#health = new TargetHealth(maxPeers, dependencies.now);
   }
 
   /** `GET /_matrix/key/v2/server`: unauthenticated and unchecked, for the key ring to judge. (KY-01) */
@@ -247,7 +272,7 @@ export class FederationClient {
     this.#isClosed = true;
     const pools = [...this.#pools.values()];
     this.#pools.clear();
-    await Promise.all(pools.map((pool) => pool.destroy()));
+    await Promise.all(pools.map(({ pool }) => pool.destroy()));
   }
 
   #put(
@@ -289,6 +314,7 @@ export class FederationClient {
     const body = request.content === undefined ? undefined : encodeCanonicalJson(request.content);
     const headers = this.#headers(server, request);
 
+    const startedAt = performance.now();
     const { timeoutMs } = { timeoutMs: this.#dependencies.options.timeoutMs, ...call };
     const ending = new AbortController();
     let outOfTime: RemoteError | undefined;
@@ -304,14 +330,10 @@ export class FederationClient {
     call.signal?.addEventListener('abort', onAbort, { once: true });
     if (call.signal?.aborted) onAbort();
     try {
-      const exchanged = this.#exchange(
-        server,
-        request,
-        headers,
-        body,
-        call.maxBodyBytes,
-        ending.signal,
-      ).catch((thrown: unknown) => outOfTime ?? remoteErrorOf(thrown));
+      const outgoing = { ...request, headers, body, signal: ending.signal, untilTs: startedAt + timeoutMs };
+      const exchanged = this.#exchange(server, outgoing, call.maxBodyBytes).catch(
+        (thrown: unknown) => outOfTime ?? remoteErrorOf(thrown),
+      );
       return await Promise.race([ended, exchanged]);
     } finally {
       clearTimeout(timer);
@@ -338,34 +360,22 @@ export class FederationClient {
 
   async #exchange(
     server: ServerName,
-    request: FederationRequest,
-    headers: Record<string, string>,
-    content: string | undefined,
+    request: OutgoingRequest,
     maxBodyBytes: number | undefined,
-    signal: AbortSignal,
   ): Promise<FederationResult> {
-    const target = await (this.#dependencies.resolve ?? resolveWithoutLookups)(server);
-    if (target.kind === 'undialable') return remoteError('unreachable', target.why);
-    signal.throwIfAborted();
+    const resolution = await (this.#dependencies.resolve ?? resolveWithoutLookups)(server);
+    if (resolution.kind === 'undialable') return remoteError('unreachable', resolution.why);
+    request.signal.throwIfAborted();
 
-    const response = await this.#poolOf(target).request({
-      method: request.method,
-      path: request.uri,
-      headers: { ...headers, host: target.hostHeader },
-      ...(content === undefined ? {} : { body: content }),
-      signal,
-      // The whole request has one time limit, held above.
-      headersTimeout: 0,
-      bodyTimeout: 0,
-    });
+    const response = await this.#firstAnswer(resolution.targets, request);
+    if ('ok' in response) return response;
     const limit = maxBodyBytes ?? this.#dependencies.options.maxBodyBytes ?? mebibyte;
     if (response.statusCode !== 200) {
       const body = await readBody(response, Math.min(limit, maxErrorBodyBytes));
       const retryAfter = firstOf(response.headers, 'retry-after');
       return httpError(response.statusCode, parsed(body), retryAfter, this.#dependencies.now());
     }
-    const encoding = firstOf(response.headers, 'content-encoding');
-    if (encoding !== undefined && encoding.trim().toLowerCase() !== 'identity') {
+    if (isCompressed(response)) {
       discard(response);
       return remoteError('not-json', 'the answer is compressed, which was not asked for');
     }
@@ -379,13 +389,96 @@ export class FederationClient {
       : { ok: true, status: response.statusCode, body };
   }
 
-  #poolOf(target: Target): Pool {
-    const key = JSON.stringify([target.host, target.port, target.certificateName]);
+  /** The answer of the first target that a connection can be made to, or why there is none to the last. */
+  async #firstAnswer(
+    targets: readonly Target[],
+    request: OutgoingRequest,
+  ): Promise<Dispatcher.ResponseData | RemoteError> {
+    const failures: string[] = [];
+    let failure = remoteError('unreachable', 'there is no target');
+    const ordered = this.#health.lastThoseThatFailed(targets);
+    for (const [index, target] of ordered.entries()) {
+      const left = ordered.length - index;
+      // Each may take its share of the time, and the last all that is left.
+      const shareMs = Math.min((request.untilTs - performance.now()) / left, maxConnectMs);
+      try {
+        const response = await this.#send(target, request, left > 1 ? shareMs : undefined);
+        this.#health.connected(target);
+        return response;
+      } catch (thrown) {
+        if (request.signal.aborted || !(thrown instanceof NotConnected)) throw thrown;
+        this.#health.failed(target);
+        failure = thrown.error;
+        failures.push(`${target.host}:${target.port}: ${failure.error}`);
+      }
+    }
+    if (failures.length <= 1) return failure;
+    return { ...failure, error: `no target can be reached: ${failures.join('; ')}`.slice(0, 500) };
+  }
+
+  /** Throws `NotConnected` where nothing was sent: no connection came about, or none within `connectWithinMs`. */
+  async #send(
+    target: Target,
+    { method, uri, headers, body, signal }: OutgoingRequest,
+    connectWithinMs: number | undefined,
+  ): Promise<Dispatcher.ResponseData> {
+    const peer = this.#poolOf(target);
+    const leaving = new AbortController();
+    const sent = peer.pool.request({
+      method,
+      path: uri,
+      headers: { ...headers, host: target.hostHeader },
+      ...(body === undefined ? {} : { body }),
+      signal: AbortSignal.any([signal, leaving.signal]),
+      // The whole request has one time limit, held above.
+      headersTimeout: 0,
+      bodyTimeout: 0,
+    });
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      if (connectWithinMs === undefined) return await sent;
+      const left = new Promise<never>((_, reject) => {
+        timer = setTimeout(() => {
+          // With a connection open the request may be on its way.
+          if (peer.isConnected()) return;
+          // An aborted request is not sent, but undici says so only when a connection has come about or not.
+          leaving.abort();
+          reject(
+            new NotConnected(remoteError('timeout', `no connection within ${Math.ceil(connectWithinMs)} ms`)),
+          );
+        }, connectWithinMs);
+      });
+      return await Promise.race([sent, left]);
+    } catch (thrown) {
+      throw wasNotSent(thrown) ? new NotConnected(remoteErrorOf(thrown)) : thrown;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #poolOf(target: Target): PeerPool {
+    const key = JSON.stringify([target.host, target.port, target.certificateName, target.hostHeader]);
     const known = this.#pools.get(key);
     if (known !== undefined) return known;
     const pool = poolFor(target, this.#poolOptions);
     this.#pools.set(key, pool);
     return pool;
+  }
+}
+
+/** A request as it goes to whichever target. */
+interface OutgoingRequest extends FederationRequest {
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string | undefined;
+  readonly signal: AbortSignal;
+  /** When its time is up, as `performance.now()` counts. */
+  readonly untilTs: number;
+}
+
+/** Between the attempts of one request only: this target was not connected to, and the next may be tried. */
+class NotConnected extends Error {
+  constructor(readonly error: RemoteError) {
+    super(error.error);
   }
 }
 
@@ -411,34 +504,6 @@ function encodePathPart(part: string): string {
   );
 }
 
-/** The body's bytes; undefined, and the connection is closed, as soon as there are more than `maxBytes`. */
-async function readBody(
-  response: Dispatcher.ResponseData,
-  maxBytes: number,
-): Promise<Uint8Array | undefined> {
-  const chunks: Uint8Array[] = [];
-  let length = 0;
-  if (Number(firstOf(response.headers, 'content-length') ?? 0) > maxBytes) {
-    discard(response);
-    return undefined;
-  }
-  for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
-    length += chunk.length;
-    if (length > maxBytes) {
-      discard(response);
-      return undefined;
-    }
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks, length);
-}
-
-/** Closes the connection: reading on to keep it would let the peer decide how much. */
-function discard({ body }: Dispatcher.ResponseData): void {
-  body.on('error', () => {});
-  body.destroy();
-}
-
 function parsed(bytes: Uint8Array | undefined): JsonValue | undefined {
   if (bytes === undefined) return undefined;
   try {
@@ -447,9 +512,4 @@ function parsed(bytes: Uint8Array | undefined): JsonValue | undefined {
     // Whatever the reason, to a caller it is an answer without JSON.
     return undefined;
   }
-}
-
-function firstOf(headers: IncomingHttpHeaders, name: string): string | undefined {
-  const value = headers[name];
-  return Array.isArray(value) ? value[0] : value;
 }

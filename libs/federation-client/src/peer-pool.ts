@@ -25,7 +25,17 @@ export const systemLookup: AddressLookup = (hostname) =>
     });
   });
 
+/** An address that a name led to, or was, and that was not dialled; for metrics and logs. (DS-07) */
+export interface RefusedAddress {
+  /** Few values, so fit for a label. */
+  readonly purpose: 'request' | 'well-known';
+  /** The name or literal that led there. */
+  readonly host: string;
+  readonly address: string;
+}
+
 export interface PeerPoolOptions {
+  /** When a connection, TLS included, gives up. */
   readonly timeoutMs: number;
   readonly verifyTls: boolean;
   /** From `secureContextWith`; Node's own roots without it. */
@@ -33,31 +43,61 @@ export interface PeerPoolOptions {
   readonly allowed: readonly Network[];
   readonly lookup: AddressLookup;
   readonly connections: number;
+  /** Told of each address refused, also where another address of the same name is dialled. Must not throw. */
+  readonly onRefused?: (host: string, address: string) => void;
+}
+
+/** Connections to one target. */
+export interface PeerPool {
+  readonly pool: Pool;
+  /** False where nothing can be on its way to the target: no connection is open. */
+  isConnected(): boolean;
 }
 
 /** Idle connections end before most servers (Node: 5 s) end them, so that no request meets a closing one. */
 const keepAliveTimeoutMs = 4000;
 
 /**
- * Kept-alive HTTPS/1.1 connections to one target, at most `connections`, opened on demand.
+ * How long one of several addresses has for TCP before the next is tried; the last has all the time there is. Node's
+ * own 250 ms give up on servers at the other end of the world.
+ */
+const addressTimeoutMs = 1000;
+
+/**
+ * Kept-alive HTTPS/1.1 connections to one target, at most `connections`, opened on demand; all addresses of its host
+ * are tried.
  *
  * Each new connection looks the name up anew and dials only addresses that `mayDial`: the check is made in the
  * look-up whose result is dialled, so a name cannot change between the two. SNI and certificate are for the target's
- * name; an IP literal sends no SNI. (DS-05 to DS-07)
+ * name; an IP literal sends no SNI. Of an error it can be told by `wasNotSent` that no connection came about. (DS-05 to
+ * DS-07)
  */
-export function poolFor(target: Target, options: PeerPoolOptions): Pool {
+export function poolFor(target: Target, options: PeerPoolOptions): PeerPool {
   const connectTls = buildConnector({
     timeout: options.timeoutMs,
     rejectUnauthorized: options.verifyTls,
     ...(options.secureContext === undefined ? {} : { secureContext: options.secureContext }),
     lookup: checkedLookup(options),
     autoSelectFamily: true,
+    autoSelectFamilyAttemptTimeout: addressTimeoutMs,
     maxCachedSessions: 1,
   });
+  let open = 0;
   const connect: buildConnector.connector = (_, callback) => {
-    // An address in the name is dialled without a look-up, so it is checked here.
-    if (target.isIpLiteral && !mayDial(target.host, options.allowed)) {
-      callback(refusal(target.host), null);
+    const onEnd: buildConnector.Callback = (...result) => {
+      const [error, socket] = result;
+      if (error !== null) {
+        unsent.add(error);
+      } else {
+        open += 1;
+        socket.once('close', () => (open -= 1));
+      }
+      callback(...result);
+    };
+    // An address is dialled without a look-up, so it is checked here; SRV records may have one too.
+    if (isIP(target.host) !== 0 && !mayDial(target.host, options.allowed)) {
+      options.onRefused?.(target.host, target.host);
+      onEnd(refusal(target.host), null);
       return;
     }
     const isIpv6 = isIP(target.host) === 6;
@@ -67,10 +107,10 @@ export function poolFor(target: Target, options: PeerPoolOptions): Pool {
       host: isIpv6 ? `[${target.host}]` : target.host,
       port: String(target.port),
     };
-    connectTls(target.isIpLiteral ? dialled : { ...dialled, servername: target.certificateName }, callback);
+    connectTls(target.isIpLiteral ? dialled : { ...dialled, servername: target.certificateName }, onEnd);
   };
   // Where it leads is the connector's business: a server name need not be a host that URLs know.
-  return new Pool('https://peer.invalid', {
+  const pool = new Pool('https://peer.invalid', {
     connect,
     connections: options.connections,
     pipelining: 1,
@@ -78,15 +118,28 @@ export function poolFor(target: Target, options: PeerPoolOptions): Pool {
     keepAliveTimeout: keepAliveTimeoutMs,
     keepAliveMaxTimeout: keepAliveTimeoutMs,
   });
+  return { pool, isConnected: () => open > 0 };
 }
 
-function checkedLookup({ lookup, allowed }: PeerPoolOptions): LookupFunction {
+const unsent = new WeakSet<Error>();
+
+/** True for the error of a connection that did not come about, so that nothing was sent over it. */
+export function wasNotSent(thrown: unknown): boolean {
+  return thrown instanceof Error && unsent.has(thrown);
+}
+
+function checkedLookup({ lookup, allowed, onRefused }: PeerPoolOptions): LookupFunction {
   return (hostname, { all, family }, callback) => {
     const dial = (found: readonly FoundAddress[]) => {
       const wanted = found.filter((each) => !isFamily(family) || each.family === family);
-      const usable = wanted.filter(({ address }) => mayDial(address, allowed));
+      const usable = wanted.filter(({ address }) => {
+        const isUsable = mayDial(address, allowed);
+        if (!isUsable) onRefused?.(hostname, address);
+        return isUsable;
+      });
       const [first] = usable;
-      if (first === undefined) callback(refusal(hostname), '', 0);
+      if (wanted.length === 0) callback(noAddress(hostname), '', 0);
+      else if (first === undefined) callback(refusal(hostname), '', 0);
       else if (all === true) callback(null, usable);
       else callback(null, first.address, first.family);
     };
@@ -96,6 +149,10 @@ function checkedLookup({ lookup, allowed }: PeerPoolOptions): LookupFunction {
 
 function isFamily(family: unknown): family is 4 | 6 {
   return family === 4 || family === 6;
+}
+
+function noAddress(host: string): NodeJS.ErrnoException {
+  return Object.assign(new Error(`${host} has no address`), { code: 'ENOTFOUND' });
 }
 
 function refusal(host: string): NodeJS.ErrnoException {

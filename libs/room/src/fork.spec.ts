@@ -13,7 +13,7 @@ import {
 } from './storm.fixture.js';
 
 const versions = ['1', '2', '6', '11', '12'];
-const numRuns = Number(process.env['STORM_RUNS'] ?? 40);
+const numRuns = Number(process.env['STORM_RUNS'] ?? 20);
 
 /** Every event gets the verdict, and every state is the one, that whole states and the plain algorithm give. */
 function weather(storm: Storm, steps: readonly StormStep[]): void {

@@ -14,7 +14,7 @@ import { calmStep, leaveStep, residentsOf, Storm, stormStep } from './storm.fixt
 
 const hub = 'hub.example' as ServerName;
 const versions = ['1', '2', '6', '11', '12'];
-const numRuns = Number(process.env['STORM_RUNS'] ?? 15);
+const numRuns = Number(process.env['STORM_RUNS'] ?? 8);
 const steps = fc.tuple(
   fc.array(calmStep, { minLength: 5, maxLength: 15 }),
   fc.oneof(fc.array(stormStep, { maxLength: 20 }), fc.array(leaveStep, { maxLength: 20 })),

@@ -9,7 +9,7 @@ import {
   type UserId,
 } from '@exeunt/pdu';
 import { roomVersion, type RoomVersion } from '@exeunt/room-version';
-import type { JsonObject } from '@exeunt/signing';
+import { JsonNumber, type JsonObject, type JsonValue } from '@exeunt/signing';
 import type { DomainEvent, MemberCounts, Membership, PduAccepted, StateChange } from './domain-events.js';
 import type { Facts, FactsNeeded, ForwardExtremity, KnownPdu, RoomHeader } from './room-facts.js';
 import { stateKeyOf, typeAndStateKeyOf, type StateKey } from './state-resolution/state-key.js';
@@ -219,7 +219,7 @@ export class Room {
     if (parsed !== undefined) return parsed;
     const stored = this.#stored.get(eventId);
     if (stored === undefined) throw new FactsMissing({ ...nothingNeeded, events: [eventId] });
-    const pdu = parsePdu(stored, this.version, { boundReferences: false });
+    const pdu = parsePdu(stored, this.version, { boundReferences: false, knownAs: eventId });
     if (isPduFault(pdu)) throw new Error(`the log holds ${eventId}, which does not parse: ${pdu.detail}`);
     this.#pdus.set(eventId, pdu);
     return pdu;
@@ -428,9 +428,8 @@ export class Room {
     });
     for (const change of event.changes) this.#change(change, position);
     if (event.place !== 'graph') return;
-    const pdu = this.pdu(event.eventId);
-    for (const parent of pdu.prevEvents) this.#extremities.delete(parent);
-    const depth = depthOf(pdu);
+    for (const parent of citedIds(event.pdu['prev_events'])) this.#extremities.delete(parent);
+    const depth = losslessDepth(event.pdu['depth']);
     this.#extremities.set(event.eventId, { eventId: event.eventId, depth: depth.toString() });
     if (depth > this.#depth) this.#depth = depth;
     this.#forkBase = event.forkBase;
@@ -443,9 +442,8 @@ export class Room {
     this.#pdus.delete(eventId);
     // A room loaded in part may have been told before that nobody cites these: an event that is new does.
     if (this.#citing.size === 0 && !this.#complete) return;
-    const pdu = this.pdu(eventId);
-    if (pdu.stateKey === undefined) return;
-    for (const cited of pdu.authEvents) {
+    if (json['state_key'] === undefined) return;
+    for (const cited of citedIds(json['auth_events'])) {
       const by = this.#citing.get(cited);
       if (by !== undefined) by.push(eventId);
       else if (this.#complete) this.#citing.set(cited, [eventId]);
@@ -542,7 +540,23 @@ export function membershipOf(content: JsonObject): Membership {
 
 /** A PDU's depth without loss. */
 export function depthOf(pdu: Pdu): bigint {
-  return BigInt(typeof pdu.depth === 'number' ? pdu.depth : pdu.depth.source);
+  return losslessDepth(pdu.depth);
+}
+
+function losslessDepth(depth: JsonValue | undefined): bigint {
+  if (typeof depth === 'number') return BigInt(depth);
+  if (depth instanceof JsonNumber) return BigInt(depth.source);
+  throw new Error('the log holds a PDU without a depth');
+}
+
+/**
+ * The events that a PDU of the log cites. The fold reads no more of a PDU than this: it was parsed before it was
+ * accepted, and to do so again, hash and all, would cost more than everything else.
+ */
+function citedIds(references: JsonValue | undefined): readonly EventId[] {
+  if (!Array.isArray(references)) throw new Error('the log holds a PDU without references');
+  // Room versions 1 and 2 cite pairs.
+  return references.map((cited) => (Array.isArray(cited) ? cited[0] : cited) as EventId);
 }
 
 function storedStateAfter(event: PduAccepted, position: number): StateRef | undefined {
