@@ -61,9 +61,15 @@ export interface DatabaseOptions {
   readonly onIdleError?: (error: Error) => void;
 }
 
+/**
+ * Statements here are short: compiling one would cost more than running it. And they all have an index: without this
+ * a plan that is kept from when a table had a page goes on reading all of it when it has a million.
+ */
+const sessionSettings = '-c jit=off -c enable_seqscan=off';
+
 /** Everyone who migrates a database waits for this advisory lock; any fixed number does. */
 const MIGRATION_LOCK = 4_977_302_615_187n;
-const MIGRATION_WAIT = '10min';
+const MIGRATION_WAIT_MS = 600_000;
 
 /**
  * Connects and brings the schema up to date; of several processes that start at once one migrates and the others
@@ -86,7 +92,7 @@ export async function openDatabase(options: DatabaseOptions): Promise<Database> 
 }
 
 async function migrate(options: DatabaseOptions, embedded: EmbeddedPostgres | undefined): Promise<void> {
-  const dataSource = await connect(options, embedded, { max: 1, lock_timeout: MIGRATION_WAIT });
+  const dataSource = await connect(options, embedded, { max: 1, lock_timeout: MIGRATION_WAIT_MS });
   try {
     const runner = dataSource.createQueryRunner();
     try {
@@ -133,8 +139,7 @@ function connect(
       keepAlive: true,
       // A connection that breaks while it is in use emits the error besides failing its statement.
       onConnect: (client: pg.ClientBase) => void client.on('error', () => {}),
-      // Statements here are short: compiling one would cost more than running it.
-      options: '-c jit=off',
+      options: sessionSettings,
       ...extra,
     },
   }).initialize();

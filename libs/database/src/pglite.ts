@@ -82,7 +82,17 @@ function embedded(lite: PGlite, verify: () => void, release: () => void): Embedd
 function startParams(fsync: 'on' | 'off'): string[] {
   const withoutNoFsync = PGlite.defaultStartParams.filter((parameter) => parameter !== '-F');
   // Of the calls that PostgreSQL can use to write its log out, `fsync` is the one that reaches the file system here.
-  return [...withoutNoFsync, '-c', `fsync=${fsync}`, '-c', 'wal_sync_method=fsync', '-c', 'jit=off'];
+  return [
+    ...withoutNoFsync,
+    '-c',
+    `fsync=${fsync}`,
+    '-c',
+    'wal_sync_method=fsync',
+    '-c',
+    'jit=off',
+    '-c',
+    'enable_seqscan=off',
+  ];
 }
 
 /** Emscripten's Node file system leaves fsync out: PostgreSQL's calls would succeed and do nothing. */

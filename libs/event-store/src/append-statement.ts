@@ -2,13 +2,14 @@ import type { Statement } from '@exeunt/database';
 import type { DomainEvent, PduAccepted } from '@exeunt/room';
 import { authEventIdsOfState, encodeDomainEvent } from './codec.js';
 import type { Append } from './event-store.js';
+import type { WrittenHeader } from './stored-header.js';
 import { toStoredText } from './stored-text.js';
 
 /** Rows for one table: a value per column, in the order of {@link parts}. */
 type Row = readonly (string | number | null)[];
 
 /** How the statement gets to write: it makes the room's row, moves it on, or goes on within the transaction. */
-type Entry = 'create' | 'move' | 'more';
+type Entry = 'create' | 'create with extremities' | 'move' | 'move with extremities' | 'more';
 
 /** What one statement of an append writes, besides the room's row. */
 export interface AppendRows {
@@ -60,8 +61,9 @@ const parts = {
   },
   departed: {
     columns: { server: 'text' },
-    sql: (from: string) => `DELETE FROM room_residents AS old USING (SELECT room_id, server ${from}) AS gone
-      WHERE old.room_id = gone.room_id AND old.server = gone.server`,
+    // The room's own key first, whatever the planner thinks of the size of these.
+    sql: (from: string) => `DELETE FROM room_residents
+      WHERE room_id = (SELECT room_id FROM entered) AND server = ANY (ARRAY(SELECT server ${from}))`,
   },
 } as const;
 
@@ -153,13 +155,25 @@ export function arrayLiteral(texts: readonly string[]): string {
 
 /**
  * One statement that writes everything or nothing: all inserts take the room's row from the update of it, so that
- * none finds a row where the room has moved on. Gives one row if it wrote.
+ * none finds a row where the room has moved on. Gives one row if it wrote. Without `written` it goes on within the
+ * transaction that has written the room's row.
  */
-export function appendStatement(append: Append, header: string, entry: Entry, rows: AppendRows): Statement {
+export function appendStatement(
+  append: Append,
+  written: WrittenHeader | undefined,
+  rows: AppendRows,
+): Statement {
   const values: unknown[] = [toStoredText(append.roomId)];
-  if (entry !== 'more') {
-    const key = entry === 'create' ? append.header.roomVersion : append.expectedPosition;
-    values.push(key, append.expectedPosition + append.domainEvents.length, header);
+  const isNew = append.expectedPosition === 0;
+  let entry: Entry = 'more';
+  if (written !== undefined) {
+    entry = isNew ? 'create' : 'move';
+    const key = isNew ? append.header.roomVersion : append.expectedPosition;
+    values.push(key, append.expectedPosition + append.domainEvents.length, written.header);
+    if (written.extremities !== undefined) {
+      entry = `${entry} with extremities`;
+      values.push(written.extremities);
+    }
   }
   // One row goes as plain values, several as an array a column: each shape is its own prepared statement.
   let shape = `append ${entry}`;
@@ -182,12 +196,16 @@ const texts = new Map<string, string>();
 const entries: Readonly<Record<Entry, string>> = {
   create: `INSERT INTO rooms (room_id, room_version, position, header) VALUES ($1, $2, $3, $4)
     ON CONFLICT DO NOTHING RETURNING room_id`,
+  'create with extremities': `INSERT INTO rooms (room_id, room_version, position, header, extremities)
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING room_id`,
   move: `UPDATE rooms SET position = $3, header = $4 WHERE room_id = $1 AND position = $2 RETURNING room_id`,
+  'move with extremities': `UPDATE rooms SET position = $3, header = $4, extremities = $5
+    WHERE room_id = $1 AND position = $2 RETURNING room_id`,
   more: `SELECT $1::text AS room_id`,
 };
 
 function writeText(entry: Entry, rows: AppendRows): string {
-  let parameter = entry === 'more' ? 1 : 4;
+  let parameter = entry === 'more' ? 1 : entry.endsWith('extremities') ? 5 : 4;
   const written = partNames
     .filter((part) => rows[part].length > 0)
     .map((part) => {

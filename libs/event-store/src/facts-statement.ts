@@ -37,7 +37,7 @@ export function factsStatement(roomId: RoomId, needed: FactsNeeded): Statement {
       SELECT 'state', entry.position, entry.type, entry.state_key, entry.event_id, NULL
       FROM unnest($${first}::text[], $${first + 1}::text[]) AS wanted(type, state_key)
       CROSS JOIN LATERAL (SELECT * FROM room_state WHERE room_id = $1
-        AND room_state.type = wanted.type AND room_state.state_key = wanted.state_key) AS entry`,
+        AND room_state.type = wanted.type AND room_state.state_key = wanted.state_key OFFSET 0) AS entry`,
     );
   }
   if (needed.events.length > 0) {
@@ -66,7 +66,7 @@ export function factsStatement(roomId: RoomId, needed: FactsNeeded): Statement {
       SELECT 'changes', range.number, logged.changes, NULL, NULL, NULL
       FROM unnest($${first}::bigint[], $${first + 1}::bigint[]) WITH ORDINALITY AS range(after, up_to, number)
       CROSS JOIN LATERAL (SELECT changes FROM room_log WHERE room_id = $1
-        AND position > range.after AND position <= range.up_to AND changes IS NOT NULL) AS logged`,
+        AND position > range.after AND position <= range.up_to AND changes IS NOT NULL OFFSET 0) AS logged`,
     );
   }
   if (needed.citing.length > 0) {

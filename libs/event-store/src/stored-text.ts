@@ -4,7 +4,6 @@
  * by code point. Nearly every string comes back as it is.
  */
 export function toStoredText(text: string): string {
-  // eslint-disable-next-line no-control-regex
   if (!/[\u0000\u0001]/.test(text) && text.isWellFormed()) return text;
   return text.replace(special, (unit) => {
     const code = unit.charCodeAt(0);

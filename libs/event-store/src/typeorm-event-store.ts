@@ -8,11 +8,13 @@ import type { Append, EventStore, LoggedEvent } from './event-store.js';
 import { factsStatement, readFacts } from './facts-statement.js';
 import { RoomLog1767225600000 } from './migrations/room-log.js';
 import type { Outbox, OutboxEntry } from './outbox.js';
+import { HeaderWriter, readHeader } from './stored-header.js';
 import { fromStoredText, toStoredText } from './stored-text.js';
 
 /** What the database must have been migrated with. */
 export const eventStoreMigrations = [RoomLog1767225600000] as const;
 
+type HeaderRow = readonly [header: string, extremities: string | null];
 type LogRow = readonly [
   position: string,
   type: string,
@@ -22,6 +24,9 @@ type LogRow = readonly [
   changes: string | null,
   pdu: string | null,
 ];
+// Look-ups of several rows here and in facts-statement.ts are LATERAL with a LIMIT or an OFFSET 0, which the planner
+// doesn't take apart: an index look-up a row. As a join, a plan that was made while the tables were small read a room's
+// whole log for every row.
 const logColumns = (table: string) =>
   ['position', 'type', 'schema_version', 'event_id', 'payload', 'changes', 'pdu']
     .map((column) => `${table}.${column}`)
@@ -37,9 +42,10 @@ const VACUUM_AFTER = 10_000;
  */
 export class TypeormEventStore implements EventStore, Outbox {
   readonly #database: Database;
+  readonly #headers = new HeaderWriter();
   readonly #listeners = new Set<() => void>();
   #takenAwaySinceVacuum = 0;
-  #outboxAdopted: Promise<void> | undefined;
+  #outboxAdopted: Promise<unknown> | undefined;
 
   constructor(database: Database) {
     this.#database = database;
@@ -53,17 +59,18 @@ export class TypeormEventStore implements EventStore, Outbox {
         `a header at ${header.position} for ${domainEvents.length} events after ${expectedPosition}`,
       );
     }
-    const entry = expectedPosition === 0 ? 'create' : 'move';
+    await this.#adoptOutbox();
+    const written = this.#headers.write(append);
     const chunks = rowsOf(append);
     const first = chunks.next().value as AppendRows;
     const second = chunks.next();
-    const statement = appendStatement(append, JSON.stringify(header), entry, first);
+    const statement = appendStatement(append, written, first);
     let hasOutbox = first.outbox.length > 0;
     try {
       if (second.done === true) {
         if ((await this.#database.query(statement)).length === 0) return 'conflict';
       } else {
-        const written = await this.#database.transaction(async (session) => {
+        const isWritten = await this.#database.transaction(async (session) => {
           if ((await session.query(statement)).length === 0) return false;
           for (
             let next: IteratorResult<AppendRows, void> = second;
@@ -71,27 +78,28 @@ export class TypeormEventStore implements EventStore, Outbox {
             next = chunks.next()
           ) {
             hasOutbox ||= next.value.outbox.length > 0;
-            await session.query(appendStatement(append, '', 'more', next.value));
+            await session.query(appendStatement(append, undefined, next.value));
           }
           return true;
         });
-        if (!written) return 'conflict';
+        if (!isWritten) return 'conflict';
       }
     } catch (error) {
       if (isConflict(error)) return 'conflict';
       throw error;
     }
+    this.#headers.written(append, written);
     if (hasOutbox) for (const listener of this.#listeners) listener();
     return 'appended';
   }
 
   async header(roomId: RoomId): Promise<RoomHeader | undefined> {
-    const rows = await this.#rows<[header: string]>({
+    const [row] = await this.#rows<HeaderRow>({
       name: 'room-header',
-      text: 'SELECT header FROM rooms WHERE room_id = $1',
+      text: 'SELECT header, extremities FROM rooms WHERE room_id = $1',
       values: [toStoredText(roomId)],
     });
-    return rows[0] === undefined ? undefined : (JSON.parse(rows[0][0]) as RoomHeader);
+    return row === undefined ? undefined : this.#readHeader(row);
   }
 
   async facts(roomId: RoomId, position: number, needed: FactsNeeded): Promise<Facts | 'moved'> {
@@ -148,12 +156,12 @@ export class TypeormEventStore implements EventStore, Outbox {
   }
 
   async rooms(after: string | undefined, limit: number): Promise<readonly RoomHeader[]> {
-    const rows = await this.#rows<[header: string]>({
+    const rows = await this.#rows<HeaderRow>({
       name: 'rooms',
-      text: 'SELECT header FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT $2',
+      text: 'SELECT header, extremities FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT $2',
       values: [toStoredText(after ?? ''), limit],
     });
-    return rows.map(([header]) => JSON.parse(header) as RoomHeader);
+    return Promise.all(rows.map((row) => this.#readHeader(row)));
   }
 
   async residents(roomId: RoomId): Promise<readonly (readonly [ServerName, number])[]> {
@@ -167,7 +175,7 @@ export class TypeormEventStore implements EventStore, Outbox {
 
   /** A transaction with an older ID that is open anywhere in the server holds back what came after it. */
   async take(limit: number): Promise<readonly OutboxEntry[]> {
-    await (this.#outboxAdopted ??= this.#adoptOutbox());
+    await this.#adoptOutbox();
     const rows = await this.#rows<readonly [...LogRow, string, string, string, string]>({
       name: 'outbox-take',
       // Transaction IDs are given out after the room's row was found at the expected position, so a room's later
@@ -176,8 +184,9 @@ export class TypeormEventStore implements EventStore, Outbox {
         FROM (
           SELECT * FROM outbox WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid, position LIMIT $1
         ) AS oldest
-        JOIN room_log AS logged ON logged.room_id = oldest.room_id AND logged.position = oldest.position
-        JOIN rooms ON rooms.room_id = oldest.room_id
+        CROSS JOIN LATERAL (SELECT * FROM room_log
+          WHERE room_log.room_id = oldest.room_id AND room_log.position = oldest.position LIMIT 1) AS logged
+        CROSS JOIN LATERAL (SELECT room_version FROM rooms WHERE rooms.room_id = oldest.room_id LIMIT 1) AS rooms
         ORDER BY oldest.xid, oldest.position`,
       values: [limit],
     });
@@ -204,8 +213,12 @@ export class TypeormEventStore implements EventStore, Outbox {
     if (entries.length === 0) return;
     await this.#database.query({
       name: 'outbox-done',
-      text: `DELETE FROM outbox USING unnest($1::xid8[], $2::bigint[], $3::text[]) AS done(xid, position, room_id)
-        WHERE outbox.xid = done.xid AND outbox.position = done.position AND outbox.room_id = done.room_id`,
+      text: `DELETE FROM outbox WHERE ctid = ANY (ARRAY(
+          SELECT entry.ctid FROM unnest($1::xid8[], $2::bigint[], $3::text[]) AS done(xid, position, room_id)
+          CROSS JOIN LATERAL (SELECT ctid FROM outbox
+            WHERE outbox.xid = done.xid AND outbox.position = done.position AND outbox.room_id = done.room_id
+            OFFSET 0) AS entry
+        ))`,
       values: [
         entries.map(({ id }) => id),
         entries.map(({ position }) => position),
@@ -226,17 +239,22 @@ export class TypeormEventStore implements EventStore, Outbox {
 
   /**
    * A database that was restored from a dump counts its transactions anew: entries from its former life would wait
-   * until the count is there again. They get an ID of today; within a room the position keeps their order.
+   * until the count is there again, and come after what is appended now. They get an ID of today, before anything
+   * else is done; within a room the position keeps their order.
    */
-  async #adoptOutbox(): Promise<void> {
-    try {
-      await this.#database.query(
+  #adoptOutbox(): Promise<unknown> {
+    return (this.#outboxAdopted ??= this.#database
+      .query(
         `UPDATE outbox SET xid = pg_current_xact_id() WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())`,
-      );
-    } catch (error) {
-      this.#outboxAdopted = undefined;
-      throw error;
-    }
+      )
+      .catch((error: unknown) => {
+        this.#outboxAdopted = undefined;
+        throw error;
+      }));
+  }
+
+  #readHeader([header, extremities]: HeaderRow): Promise<RoomHeader> {
+    return readHeader(header, extremities, (roomId, from, limit) => this.read(roomId, from, limit));
   }
 
   #rows<Row extends readonly unknown[]>(statement: Statement): Promise<Row[]> {

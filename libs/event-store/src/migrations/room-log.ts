@@ -15,7 +15,8 @@ export class RoomLog1767225600000 implements MigrationInterface {
         room_id text COLLATE "C" PRIMARY KEY,
         room_version text NOT NULL,
         position bigint NOT NULL,
-        header text NOT NULL
+        header text NOT NULL,
+        extremities text
       ) WITH (fillfactor = 50)`);
     await runner.query(`
       CREATE TABLE room_log (
@@ -31,8 +32,9 @@ export class RoomLog1767225600000 implements MigrationInterface {
         auth_event_ids text[] COLLATE "C",
         PRIMARY KEY (room_id, position)
       )`);
+    // With the position, so that the newest of an event is never looked for backwards through the room's log.
     await runner.query(
-      `CREATE INDEX room_log_event ON room_log (room_id, event_id) WHERE event_id IS NOT NULL`,
+      `CREATE INDEX room_log_event ON room_log (room_id, event_id, position) WHERE event_id IS NOT NULL`,
     );
     await runner.query(`
       CREATE TABLE room_state (
