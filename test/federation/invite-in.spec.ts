@@ -25,7 +25,7 @@ afterAll(async () => {
 /** The invite as it is stored for the user; undefined where none waits. */
 async function waiting(roomId: string, userId = bob): Promise<JsonObject | undefined> {
   const key = { userId: userId as UserId, roomId: roomId as RoomId };
-  return (await ours.running.platform.side.leaving.load(key)).state.invite?.pdu;
+  return (await ours.running.platform.side.leaving.store.load(key)).state.invite?.pdu;
 }
 
 describe.each(roomVersionIds)('an invite in version %s', (version) => {

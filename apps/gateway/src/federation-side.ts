@@ -2,13 +2,22 @@ import type { ServerName } from '@exeunt/pdu';
 import type { Ed25519, SigningKey } from '@exeunt/signing';
 import type { KeyRing, OwnKeys } from '@exeunt/key-ring';
 import type { FederationClient } from '@exeunt/federation-client';
-import type { LeavingStore } from '@exeunt/leaving';
+import type { HandshakeRunner, LeavingStore } from '@exeunt/leaving';
 import type { RoomStore } from '@exeunt/room-store';
 import type { RequestKeys } from './federation-request/federation-request.js';
+import type { LocalMemberships } from './leave-room/local-memberships.js';
 import type { GatewayMetrics } from './operations/metrics.js';
 
 /** The injection token of {@link FederationSide}. */
 export const FEDERATION_SIDE = Symbol('FederationSide');
+
+/** Invites and leaves of our users in rooms that this server is not in. */
+export interface LeavingSide {
+  readonly store: LeavingStore;
+  readonly runner: HandshakeRunner;
+  /** How long a user's wish to leave waits for the room's servers. */
+  readonly deadlineMs: number;
+}
 
 /** What every slice of the gateway stands on, made once by the composition root. */
 export interface FederationSide {
@@ -20,8 +29,8 @@ export interface FederationSide {
   readonly ed25519: Ed25519;
   readonly client: FederationClient;
   readonly rooms: RoomStore;
-  /** Invites and leaves of our users in rooms that this server is not in. */
-  readonly leaving: LeavingStore;
+  readonly leaving: LeavingSide;
+  readonly localMemberships: LocalMemberships;
   readonly metrics: GatewayMetrics;
   /** Ms since the epoch. */
   readonly now: () => number;

@@ -2,6 +2,9 @@ import { Module, type DynamicModule } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
 import { FederationSender } from '@exeunt/sending';
 import { FEDERATION_SIDE, type FederationSide } from './federation-side.js';
+import { LeaveRoomHandler } from './leave-room/leave-room.command.js';
+import { LeavesController, UsersController } from './leave-room/leaves.controller.js';
+import { MembershipsHandler } from './leave-room/memberships.query.js';
 import { DestinationsController } from './operations/destinations.controller.js';
 import { OperationsController, READINESS, type Readiness } from './operations/operations.controller.js';
 import { PLATFORM_TOKEN, PlatformTokenGuard } from './platform-request/platform-token.guard.js';
@@ -25,7 +28,13 @@ export class PlatformModule {
     return {
       module: PlatformModule,
       imports: [CqrsModule.forRoot()],
-      controllers: [RoomsController, DestinationsController, OperationsController],
+      controllers: [
+        RoomsController,
+        DestinationsController,
+        LeavesController,
+        OperationsController,
+        UsersController,
+      ],
       providers: [
         { provide: FEDERATION_SIDE, useValue: parts.side },
         { provide: FederationSender, useValue: parts.sender },
@@ -37,6 +46,8 @@ export class PlatformModule {
         ExplainHandler,
         ImportRoomHandler,
         InviteUserHandler,
+        LeaveRoomHandler,
+        MembershipsHandler,
         SendStateHandler,
       ],
     };

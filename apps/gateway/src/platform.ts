@@ -5,7 +5,7 @@ import { openDatabase, type Database } from '@exeunt/database';
 import { eventStoreMigrations, TypeormEventStore } from '@exeunt/event-store';
 import { FederationClient, type RequestOutcome } from '@exeunt/federation-client';
 import { DatabaseServerKeyStore, KeyRing, OwnKeys, ServerKeys1700000000001 } from '@exeunt/key-ring';
-import { Leaving1700000000004, LeavingFactsRelay, LeavingStore } from '@exeunt/leaving';
+import { HandshakeRunner, Leaving1700000000004, LeavingFactsRelay, LeavingStore } from '@exeunt/leaving';
 import { EmbeddedBus1700000000002, EmbeddedMessageBus, type MessageBus } from '@exeunt/message-bus';
 import { OutboxRelay } from '@exeunt/outbox-relay';
 import { RoomStore } from '@exeunt/room-store';
@@ -13,6 +13,7 @@ import { FederationSender, OutboundPdusConsumer, Sending1700000000003 } from '@e
 import { selectEd25519 } from '@exeunt/signing';
 import { signingKeyText } from './data-directory.js';
 import type { FederationSide } from './federation-side.js';
+import { LocalMemberships } from './leave-room/local-memberships.js';
 import { GatewayMetrics } from './operations/metrics.js';
 
 /** Everything behind the listeners, made and started in the order in which one needs the other. */
@@ -28,7 +29,7 @@ export interface Platform {
 
 /** Opens the database, and starts the relay and the embedded sender. */
 export async function startPlatform(configuration: Configuration, log: Logger): Promise<Platform> {
-  const { serverName, database: location, outgoing, backoff } = configuration;
+  const { serverName, database: location, outgoing, backoff, handshakeDeadlineMs } = configuration;
   const ownKeys = OwnKeys.parse(serverName, await signingKeyText(configuration.signingKeyFile));
   const database = await openDatabase({
     ...(location.kind === 'postgres' ? { url: location.url } : { dataDir: location.directory }),
@@ -90,12 +91,29 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
   });
   const store = new TypeormEventStore(database);
   const relay = new OutboxRelay({ outbox: store, bus, onProblem });
-  const leaving = new LeavingStore(database);
-  const leavingRelay = new LeavingFactsRelay({ store: leaving, bus, onProblem });
+  const randomId = (): string => randomBytes(18).toString('base64url');
+  const leavingStore = new LeavingStore(database);
+  const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, onProblem });
+  const handshakes = new HandshakeRunner({
+    store: leavingStore,
+    client,
+    ourName: serverName,
+    signingKey: ownKeys.signingKey,
+    bounds: backoff,
+    templateTimeoutMs: Math.min(handshakeDeadlineMs, outgoing.timeoutMs),
+    // Several candidates get their turn within the deadline.
+    hedgeAfterMs: Math.min(2_000, handshakeDeadlineMs / 5),
+    isAlone: true,
+    randomId,
+    onProblem,
+  });
+  const localMemberships = new LocalMemberships(database, serverName);
+  await localMemberships.prepare();
   sender.start();
   await consumer.start();
   relay.start();
   leavingRelay.start();
+  handshakes.start();
 
   const side: FederationSide = {
     ourName: serverName,
@@ -106,10 +124,11 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
     ed25519: selectEd25519(),
     client,
     rooms: new RoomStore(store),
-    leaving,
+    leaving: { store: leavingStore, runner: handshakes, deadlineMs: handshakeDeadlineMs },
+    localMemberships,
     metrics,
     now: Date.now,
-    randomId: () => randomBytes(18).toString('base64url'),
+    randomId,
     heardFrom: (server) => sender.wake(server),
   };
   return {
@@ -119,6 +138,7 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
     sender,
     store,
     async close() {
+      await handshakes.stop();
       await leavingRelay.stop();
       await relay.stop();
       await consumer.stop();

@@ -41,6 +41,8 @@ export interface Configuration {
     readonly allowNetworks: readonly string[];
     readonly timeoutMs: number;
   };
+  /** How long a user's wish to leave waits for the room's servers before it is answered. */
+  readonly handshakeDeadlineMs: number;
   readonly backoff: { readonly minMs: number; readonly maxMs: number };
   readonly logLevel: LogLevel;
 }
@@ -104,6 +106,10 @@ export function readConfiguration(environment: Environment): Configuration {
       allowNetworks: networks(environment),
       timeoutMs: wholeNumber(environment, 'EXEUNT_FEDERATION_TIMEOUT_MS', 30_000, { from: 1, to: 600_000 }),
     },
+    handshakeDeadlineMs: wholeNumber(environment, 'EXEUNT_HANDSHAKE_DEADLINE_MS', 10_000, {
+      from: 1,
+      to: 600_000,
+    }),
     backoff: { minMs, maxMs },
     logLevel: oneOf(
       environment,

@@ -4,6 +4,7 @@ export * from './decide.js';
 export * from './domain-events.js';
 export { isFactForTheBus, LEAVING_SOURCE, messageOf } from './facts.js';
 export { LeavingFactsRelay, type LeavingFactsRelayOptions } from './facts-relay.js';
+export { HandshakeRunner, type HandshakeRunnerOptions, type LeaveClient } from './handshake-runner.js';
 export {
   evolve as evolveLeaving,
   initialLeaving,

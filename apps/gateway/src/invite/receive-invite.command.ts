@@ -171,7 +171,7 @@ export class ReceiveInviteHandler implements ICommandHandler<ReceiveInvite> {
     signed: JsonObject,
   ): Promise<Refusal | undefined> {
     const { leaving, now } = this.side;
-    const { refusal } = await leaving.execute({ userId: target, roomId: command.roomId }, (state) =>
+    const { refusal } = await leaving.store.execute({ userId: target, roomId: command.roomId }, (state) =>
       receiveInvite(state, {
         eventId: pdu.eventId,
         sender: pdu.sender,

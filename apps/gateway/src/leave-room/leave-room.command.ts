@@ -1,0 +1,113 @@
+import { Inject } from '@nestjs/common';
+import { Command, CommandHandler, type ICommandHandler } from '@nestjs/cqrs';
+import { recordLocalLeave, requestLeave } from '@exeunt/leaving';
+import { serverNameOf, type EventId, type RoomId, type ServerName, type UserId } from '@exeunt/pdu';
+import { isRefusal, type Refusal, type Room } from '@exeunt/room';
+import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
+import { sayLocally } from '../rooms/local-event.js';
+import { checkIsKnown } from '../rooms/send-state.command.js';
+
+/** A user of ours wants out of a room: leaves it, rejects its invite, retracts a knock. Gives the leave's ID. */
+export class LeaveRoom extends Command<string | Refusal> {
+  constructor(
+    readonly userId: UserId,
+    readonly roomId: RoomId,
+    readonly reason: string | undefined,
+    /** Servers that the caller thinks are in the room. */
+    readonly via: readonly ServerName[],
+  ) {
+    super();
+  }
+}
+
+/** A reason that would leave too little of the event's 64 KiB for the rest of it. */
+const maxReasonBytes = 32_768;
+
+/** What this server, being in the room, made of the wish. */
+type Local =
+  | { readonly kind: 'not-resident' }
+  | { readonly kind: 'left'; readonly eventId: EventId }
+  | { readonly kind: 'already-out' };
+
+/**
+ * Decided here where we are in the room; else the user is out at once, and the handshake goes on behind. Resolves
+ * when its first round is over, or after the deadline. To be out already is a success. (LV-01, LV-17, LV-18)
+ */
+@CommandHandler(LeaveRoom)
+export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
+  constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
+
+  async execute(command: LeaveRoom): Promise<string | Refusal> {
+    const { ourName } = this.side;
+    const { userId, reason } = command;
+    if (serverNameOf(userId) !== ourName) {
+      return { refused: 'user-not-local', rule: 'LV-18', detail: `${userId} is not a user of ${ourName}` };
+    }
+    if (reason !== undefined && Buffer.byteLength(reason) > maxReasonBytes) {
+      return { refused: 'too-large', rule: 'EV-07', detail: `reason has more than ${maxReasonBytes} bytes` };
+    }
+    const local = await this.leaveHere(command);
+    if (isRefusal(local)) return local;
+    return local.kind === 'not-resident' ? this.leaveFromAfar(command) : this.record(command, local);
+  }
+
+  private async leaveHere({ userId, roomId, reason }: LeaveRoom): Promise<Local | Refusal> {
+    const { rooms } = this.side;
+    let local: Local = { kind: 'not-resident' };
+    const { refusal } = await rooms.execute(roomId, (room) => {
+      const nothing = { domainEvents: [], broadcasts: [] };
+      local = { kind: 'not-resident' };
+      if (checkIsKnown(room, this.side) !== undefined) return nothing;
+      if (isOut(room, userId)) {
+        local = { kind: 'already-out' };
+        return nothing;
+      }
+      const content = { membership: 'leave', ...(reason === undefined ? {} : { reason }) };
+      const wish = { type: 'm.room.member', sender: userId, stateKey: userId, content };
+      const decision = sayLocally(room, wish, this.side);
+      if (decision.pdu !== undefined) local = { kind: 'left', eventId: decision.pdu.eventId };
+      return decision;
+    });
+    return refusal ?? local;
+  }
+
+  /** After the room's log, so that a crash in between leaves a leave without a record and not the reverse. */
+  private async record({ userId, roomId, reason }: LeaveRoom, local: Local): Promise<string> {
+    const { leaving, ourName, now, randomId } = this.side;
+    const { state } = await leaving.store.execute({ userId, roomId }, (state) =>
+      recordLocalLeave(state, {
+        leaveId: randomId(),
+        reason,
+        ourName,
+        now: now(),
+        ...(local.kind === 'left' ? { eventId: local.eventId } : {}),
+      }),
+    );
+    return state.leave!.leaveId;
+  }
+
+  private async leaveFromAfar({ userId, roomId, reason, via }: LeaveRoom): Promise<string> {
+    const { leaving, ourName, now, randomId } = this.side;
+    const leaveId = randomId();
+    // Before it begins, or its first round might be over before anybody looks.
+    const first = leaving.runner.follow(leaveId, leaving.deadlineMs);
+    const { state } = await leaving.store
+      .execute({ userId, roomId }, (state) =>
+        requestLeave(state, { leaveId, reason, via, ourName, now: now() }),
+      )
+      .catch((cause: unknown) => {
+        first.giveUp();
+        throw cause;
+      });
+    const leave = state.leave!;
+    // One that was under way before is not waited for again; its next attempt may be hours off.
+    if (leave.leaveId !== leaveId || leave.status.kind !== 'retrying') first.giveUp();
+    await first.ended;
+    return leave.leaveId;
+  }
+}
+
+function isOut(room: Room, userId: UserId): boolean {
+  const membership = room.membership(room.currentState(), userId);
+  return membership !== 'join' && membership !== 'invite' && membership !== 'knock';
+}

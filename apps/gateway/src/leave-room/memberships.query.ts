@@ -1,0 +1,51 @@
+import { Inject } from '@nestjs/common';
+import { Query, QueryHandler, type IQueryHandler } from '@nestjs/cqrs';
+import type { UserId } from '@exeunt/pdu';
+import type { JsonObject } from '@exeunt/signing';
+import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
+import { inviteView, leaveView } from './leave-view.js';
+
+/** Where a user of ours is, is asked to be, asks to be, and is leaving. */
+export class Memberships extends Query<JsonObject> {
+  constructor(readonly userId: UserId) {
+    super();
+  }
+}
+
+@QueryHandler(Memberships)
+export class MembershipsHandler implements IQueryHandler<Memberships> {
+  constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
+
+  async execute({ userId }: Memberships): Promise<JsonObject> {
+    const { leaving, localMemberships } = this.side;
+    const here = await localMemberships.of(userId);
+    const isHere = new Set(here.map(({ roomId }) => roomId));
+    const invites: JsonObject[] = [];
+    for (const roomId of await leaving.store.invitesOf(userId)) {
+      // In a room that we are in by now, the room itself knows better.
+      if (isHere.has(roomId)) continue;
+      const { invite } = (await leaving.store.load({ userId, roomId })).state;
+      if (invite !== undefined) invites.push(inviteView(roomId, invite));
+    }
+    const leaves: JsonObject[] = [];
+    for (const { leaveId, ...key } of await leaving.store.underWayOf(userId)) {
+      leaves.push(leaveView(key, leaveId, (await leaving.store.load(key)).events));
+    }
+    const having = (membership: string): readonly JsonObject[] =>
+      here
+        .filter((one) => one.membership === membership)
+        .map(({ roomId, roomVersion, sender, eventId, event }) => ({
+          room_id: roomId,
+          room_version: roomVersion,
+          sender,
+          event_id: eventId,
+          event,
+        }));
+    return {
+      joins: having('join'),
+      invites: [...having('invite'), ...invites],
+      knocks: having('knock'),
+      leaves,
+    };
+  }
+}
