@@ -6,6 +6,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { MatrixError } from './matrix-error/matrix-error.js';
 import { MatrixErrorFilter } from './matrix-error/matrix-error.filter.js';
+import { OneTextPipe } from './platform-request/one-text.pipe.js';
 
 /** A transaction of 50 PDUs of 64 KiB and 100 EDUs, with room to spare. (HT-05) */
 export const maxFederationBodyBytes = 8 * 1024 * 1024;
@@ -58,6 +59,7 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
     logger: nestLogger(log),
     abortOnError: false,
   });
+  app.useGlobalPipes(new OneTextPipe());
   app.useGlobalFilters(new MatrixErrorFilter(log, knownPaths));
   options.prepare?.(app);
   await app.init();
@@ -79,7 +81,9 @@ function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
         : ['400 Bad Request', new MatrixError(400, 'M_UNKNOWN', 'this is no HTTP request')];
   const body = JSON.stringify(refused.body());
   const head = `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\n`;
-  socket.end(`${head}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`);
+  socket.end(`${head}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`, () =>
+    socket.destroy(),
+  );
 }
 
 /** Learns the paths of all routes as they are made; gives whether a request target is one of them. */

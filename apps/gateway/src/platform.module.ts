@@ -1,6 +1,7 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { CqrsModule } from '@nestjs/cqrs';
 import { FederationSender } from '@exeunt/sending';
+import { ServerDiscovery } from '@exeunt/server-discovery';
 import { FEDERATION_SIDE, type FederationSide } from './federation-side.js';
 import { LeaveRoomHandler } from './leave-room/leave-room.command.js';
 import { LeavesController, UsersController } from './leave-room/leaves.controller.js';
@@ -22,6 +23,7 @@ export class PlatformModule {
   static on(parts: {
     readonly side: FederationSide;
     readonly sender: FederationSender;
+    readonly discovery: ServerDiscovery;
     readonly token: string;
     readonly readiness: Readiness;
   }): DynamicModule {
@@ -38,6 +40,7 @@ export class PlatformModule {
       providers: [
         { provide: FEDERATION_SIDE, useValue: parts.side },
         { provide: FederationSender, useValue: parts.sender },
+        { provide: ServerDiscovery, useValue: parts.discovery },
         { provide: PLATFORM_TOKEN, useValue: parts.token },
         { provide: READINESS, useValue: parts.readiness },
         PlatformTokenGuard,

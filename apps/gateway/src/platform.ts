@@ -3,13 +3,19 @@ import type { Logger } from 'pino';
 import type { Configuration } from '@exeunt/configuration';
 import { openDatabase, type Database } from '@exeunt/database';
 import { eventStoreMigrations, TypeormEventStore } from '@exeunt/event-store';
-import { FederationClient, type RequestOutcome } from '@exeunt/federation-client';
+import {
+  FederationClient,
+  wellKnownFetch,
+  type RefusedAddress,
+  type RequestOutcome,
+} from '@exeunt/federation-client';
 import { DatabaseServerKeyStore, KeyRing, OwnKeys, ServerKeys1700000000001 } from '@exeunt/key-ring';
 import { HandshakeRunner, Leaving1700000000004, LeavingFactsRelay, LeavingStore } from '@exeunt/leaving';
 import { EmbeddedBus1700000000002, EmbeddedMessageBus, type MessageBus } from '@exeunt/message-bus';
 import { OutboxRelay } from '@exeunt/outbox-relay';
 import { RoomStore } from '@exeunt/room-store';
 import { FederationSender, OutboundPdusConsumer, Sending1700000000003 } from '@exeunt/sending';
+import { ServerDiscovery, systemSrvLookup } from '@exeunt/server-discovery';
 import { selectEd25519 } from '@exeunt/signing';
 import { signingKeyText } from './data-directory.js';
 import type { FederationSide } from './federation-side.js';
@@ -22,6 +28,7 @@ export interface Platform {
   readonly database: Database;
   readonly bus: MessageBus;
   readonly sender: FederationSender;
+  readonly discovery: ServerDiscovery;
   readonly store: TypeormEventStore;
   /** Ends in the reverse order: what was accepted is relayed and queued as far as it goes, nothing is dropped. */
   close(): Promise<void>;
@@ -45,16 +52,29 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
   const onProblem = (what: string, cause: unknown): void => log.warn({ err: cause }, what);
   const bus = new EmbeddedMessageBus(database, { onProblem });
   const metrics: GatewayMetrics = new GatewayMetrics(() => pendingPdus(database));
+  const trust = {
+    verifyTls: outgoing.verifyTls,
+    allowNetworks: outgoing.allowNetworks,
+    ...(outgoing.extraRoots === undefined ? {} : { ca: outgoing.extraRoots }),
+  };
+  const onRefusedAddress = (refused: RefusedAddress): void => {
+    metrics.refusedAddress(refused);
+    log.warn(refused, 'an address was refused');
+  };
+  const discovery = new ServerDiscovery({
+    fetchWellKnown: wellKnownFetch({ options: trust, onRefusedAddress }),
+    lookUpSrv: systemSrvLookup(),
+    now: Date.now,
+    random: Math.random,
+    onLookup: (lookup) => log.debug(lookup, 'server looked up'),
+  });
   const client = new FederationClient({
     serverName,
     signingKey: ownKeys.signingKey,
     now: Date.now,
-    options: {
-      timeoutMs: outgoing.timeoutMs,
-      verifyTls: outgoing.verifyTls,
-      allowNetworks: outgoing.allowNetworks,
-      ...(outgoing.extraRoots === undefined ? {} : { ca: outgoing.extraRoots }),
-    },
+    options: { timeoutMs: outgoing.timeoutMs, ...trust },
+    resolve: (server) => discovery.resolve(server),
+    onRefusedAddress,
     onOutcome: (outcome: RequestOutcome) => {
       metrics.outgoing(outcome);
       log.debug(outcome, 'outgoing request');
@@ -136,6 +156,7 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
     database,
     bus,
     sender,
+    discovery,
     store,
     async close() {
       await handshakes.stop();

@@ -22,7 +22,7 @@ export interface Standalone {
 export async function startStandalone(configuration: Configuration, log: Logger): Promise<Standalone> {
   const token = configuration.platformToken ?? (await platformToken(configuration.dataDirectory));
   const platform = await startPlatform(configuration, log);
-  const { side, database, bus, sender } = platform;
+  const { side, database, bus, sender, discovery } = platform;
   const open: NestFastifyApplication[] = [];
   const stop = async (): Promise<void> => {
     for (const app of open.splice(0)) await app.close();
@@ -41,6 +41,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
       module: PlatformModule.on({
         side,
         sender,
+        discovery,
         token,
         readiness: { database: () => database.check(), bus: () => bus.check() },
       }),

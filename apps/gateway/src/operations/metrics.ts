@@ -1,5 +1,5 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
-import type { RequestOutcome } from '@exeunt/federation-client';
+import type { RefusedAddress, RequestOutcome } from '@exeunt/federation-client';
 
 /** What Prometheus reads of the gateway. Every no is counted under its rule. */
 export class GatewayMetrics {
@@ -24,6 +24,13 @@ export class GatewayMetrics {
     registers: [this.registry],
   });
 
+  readonly #refusedAddresses = new Counter({
+    name: 'exeunt_refused_addresses_total',
+    help: 'Addresses of other servers that were not dialled, for they are not public',
+    labelNames: ['purpose'] as const,
+    registers: [this.registry],
+  });
+
   constructor(pendingPdus: () => Promise<number>) {
     collectDefaultMetrics({ register: this.registry, prefix: 'exeunt_' });
     this.registry.registerMetric(
@@ -44,6 +51,10 @@ export class GatewayMetrics {
 
   leaveTemplate(refusedBy: string | undefined): void {
     this.#templates.inc({ outcome: refusedBy === undefined ? 'given' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  refusedAddress({ purpose }: RefusedAddress): void {
+    this.#refusedAddresses.inc({ purpose });
   }
 
   outgoing(outcome: RequestOutcome): void {

@@ -141,8 +141,7 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
       invite.roomVersion,
     );
     if (isPduFault(both)) return no(both.detail);
-    const stage = { awaitsInvitee: true };
-    const checked = await checkPduSignatures(both, await keyRing.keysForEvent(both, stage), ed25519, stage);
+    const checked = await checkPduSignatures(both, await keyRing.keysForEvent(both), ed25519);
     return checked.ok ? both : no(`${checked.server}: ${checked.detail}`);
   }
 }
