@@ -75,6 +75,8 @@ export class RoomBuilder {
     readonly startTs?: number;
     /** Goes into the create event's content. */
     readonly createContent?: JsonObject;
+    /** False leaves `room_version` out of the create event. */
+    readonly namesVersion?: boolean;
     /** Names the room and, in versions 1 and 2, its events; random unless told. */
     readonly nextName?: () => string;
   }) {
@@ -88,7 +90,7 @@ export class RoomBuilder {
       {
         auth_events: [],
         content: {
-          room_version: options.version,
+          ...(options.namesVersion === false ? {} : { room_version: options.version }),
           ...(this.version.createHasCreator ? { creator } : {}),
           ...options.createContent,
         },

@@ -7,6 +7,7 @@ import type { RoomStore } from '@exeunt/room-store';
 import type { RequestKeys } from './federation-request/federation-request.js';
 import type { LocalMemberships } from './leave-room/local-memberships.js';
 import type { GatewayMetrics } from './operations/metrics.js';
+import type { ReceivedTransactions } from './receive-transaction/received-transactions.js';
 
 /** The injection token of {@link FederationSide}. */
 export const FEDERATION_SIDE = Symbol('FederationSide');
@@ -31,6 +32,7 @@ export interface FederationSide {
   readonly rooms: RoomStore;
   readonly leaving: LeavingSide;
   readonly localMemberships: LocalMemberships;
+  readonly receivedTransactions: ReceivedTransactions;
   readonly metrics: GatewayMetrics;
   /** Ms since the epoch. */
   readonly now: () => number;

@@ -6,6 +6,8 @@ import { InviteController } from './invite/invite.controller.js';
 import { ReceiveInviteHandler } from './invite/receive-invite.command.js';
 import { GetLeaveTemplateHandler } from './make-leave/leave-template.query.js';
 import { MakeLeaveController } from './make-leave/make-leave.controller.js';
+import { ReceiveTransactionController } from './receive-transaction/receive-transaction.controller.js';
+import { ReceiveTransactionHandler } from './receive-transaction/receive-transaction.command.js';
 import { AcceptLeaveHandler } from './send-leave/accept-leave.command.js';
 import { SendLeaveController } from './send-leave/send-leave.controller.js';
 import { ServerKeysController } from './server-keys/server-keys.controller.js';
@@ -17,13 +19,20 @@ export class FederationModule {
     return {
       module: FederationModule,
       imports: [CqrsModule.forRoot()],
-      controllers: [InviteController, MakeLeaveController, SendLeaveController, ServerKeysController],
+      controllers: [
+        InviteController,
+        MakeLeaveController,
+        ReceiveTransactionController,
+        SendLeaveController,
+        ServerKeysController,
+      ],
       providers: [
         { provide: FEDERATION_SIDE, useValue: side },
         FederationRequestGuard,
         GetLeaveTemplateHandler,
         AcceptLeaveHandler,
         ReceiveInviteHandler,
+        ReceiveTransactionHandler,
       ],
     };
   }

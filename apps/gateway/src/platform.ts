@@ -21,6 +21,10 @@ import { signingKeyText } from './data-directory.js';
 import type { FederationSide } from './federation-side.js';
 import { LocalMemberships } from './leave-room/local-memberships.js';
 import { GatewayMetrics } from './operations/metrics.js';
+import {
+  ReceivedTransactions,
+  ReceivedTransactions1700000000005,
+} from './receive-transaction/received-transactions.js';
 
 /** Everything behind the listeners, made and started in the order in which one needs the other. */
 export interface Platform {
@@ -46,6 +50,7 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
       EmbeddedBus1700000000002,
       Sending1700000000003,
       Leaving1700000000004,
+      ReceivedTransactions1700000000005,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });
@@ -146,6 +151,7 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
     rooms: new RoomStore(store),
     leaving: { store: leavingStore, runner: handshakes, deadlineMs: handshakeDeadlineMs },
     localMemberships,
+    receivedTransactions: new ReceivedTransactions(database),
     metrics,
     now: Date.now,
     randomId,

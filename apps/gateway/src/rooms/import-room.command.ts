@@ -81,7 +81,9 @@ export class ImportRoomHandler implements ICommandHandler<ImportRoom> {
         detail: 'there is no m.room.create event that can be accepted',
       };
     }
-    if (create.content['room_version'] !== undefined && create.content['room_version'] !== room.version.id) {
+    // A create event that names no version makes a room of version 1. (RV-02)
+    const named = memberOf(create.content, 'room_version') ?? '1';
+    if (named !== room.version.id) {
       return {
         refused: 'wrong-parameter',
         rule: 'RV-02',

@@ -1,0 +1,269 @@
+import { Inject, Logger } from '@nestjs/common';
+import { Command, CommandHandler, type ICommandHandler } from '@nestjs/cqrs';
+import { DatabaseUnavailable } from '@exeunt/database';
+import { LeavingContended, retractInvite } from '@exeunt/leaving';
+import {
+  checkPduSignatures,
+  contentHashMatches,
+  eventIdOf,
+  isPduFault,
+  parseEventId,
+  parsePdu,
+  parseRoomId,
+  parseUserId,
+  serverNameOf,
+  signingKeysNamed,
+  withRedactedContent,
+  type EventId,
+  type Pdu,
+  type RoomId,
+  type ServerName,
+  type UserId,
+} from '@exeunt/pdu';
+import { acceptPdu, admitServer, type Refusal } from '@exeunt/room';
+import { RoomContended } from '@exeunt/room-store';
+import { roomVersion, type RoomVersion } from '@exeunt/room-version';
+import { isJsonObject, memberOf, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
+import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
+import { faultRefusal } from '../send-leave/accept-leave.command.js';
+import { Turns } from './turns.js';
+
+/** Another server sends a transaction. Gives its answer as JSON text, or `busy`. */
+export class ReceiveTransaction extends Command<string | 'busy'> {
+  constructor(
+    readonly origin: ServerName,
+    readonly txnId: string,
+    /** At most 50. (TX-01) */
+    readonly pdus: readonly JsonValue[],
+  ) {
+    super();
+  }
+}
+
+/** What became of one PDU: nothing to say, or why it was not taken. */
+type PduResult = { readonly error?: string };
+
+interface Received {
+  readonly origin: ServerName;
+  /** By event ID as computed here; the first of two alike counts. (TX-02) */
+  readonly results: Map<EventId, PduResult>;
+}
+
+const transactionsAtOnce = 16;
+const transactionsWaiting = 200;
+/** Rooms of one transaction at a time; those of one room are taken in order. */
+const roomsAtOnce = 8;
+
+/**
+ * Takes in the PDUs of a transaction, each by itself: one that is bad gets an error and stops no other. Nothing is
+ * broadcast from here, for whoever made an event sends it to everybody. The first answer is kept and given again to a
+ * repeat; a transaction that could not be finished has none, and what it did do is done. (TX-02, TX-04, TX-07, TX-08)
+ *
+ * - A room that we are in judges the PDU by its current state. One that cites parents unknown here gets an error:
+ *   nothing is fetched from others yet, so what we missed while we were away stays missed until an import.
+ * - In a room that we are not in, a leave or ban of a user of ours takes the invite back. Everything else is skipped,
+ *   with an error where the event's ID can be computed. (TX-10)
+ * - EDUs are dropped: none is about leaving.
+ */
+@CommandHandler(ReceiveTransaction)
+export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransaction> {
+  readonly #log = new Logger('receive-transaction');
+  readonly #turns = new Turns(transactionsAtOnce, transactionsWaiting);
+  readonly #underWay = new Map<string, Promise<string | 'busy'>>();
+
+  constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
+
+  execute(transaction: ReceiveTransaction): Promise<string | 'busy'> {
+    const key = JSON.stringify([transaction.origin, transaction.txnId]);
+    // A repeat that comes while the first is under way shares its answer.
+    const shared = this.#underWay.get(key);
+    if (shared !== undefined) return shared;
+    const answer = this.#answer(transaction).finally(() => this.#underWay.delete(key));
+    this.#underWay.set(key, answer);
+    return answer;
+  }
+
+  async #answer({ origin, txnId, pdus }: ReceiveTransaction): Promise<string | 'busy'> {
+    const { receivedTransactions, now } = this.side;
+    const known = await receivedTransactions.answerTo(origin, txnId);
+    if (known !== undefined) return known;
+    const results = await this.#turns.run(() => this.#receive(origin, pdus));
+    if (results === undefined) return 'busy';
+    const answer = stringifyJson({ pdus: Object.fromEntries(results) });
+    return receivedTransactions.keep(origin, txnId, answer, now());
+  }
+
+  async #receive(origin: ServerName, pdus: readonly JsonValue[]): Promise<ReadonlyMap<EventId, PduResult>> {
+    const received: Received = { origin, results: new Map() };
+    const byRoom = new Map<RoomId, JsonObject[]>();
+    for (const json of pdus) {
+      const named = isJsonObject(json) ? memberOf(json, 'room_id') : undefined;
+      const roomId = typeof named === 'string' ? parseRoomId(named) : undefined;
+      // Without a room there is no version, and without a version no ID to answer under. (TX-10)
+      if (!isJsonObject(json) || roomId === undefined) continue;
+      const others = byRoom.get(roomId);
+      if (others === undefined) byRoom.set(roomId, [json]);
+      else others.push(json);
+    }
+    const rooms = [...byRoom];
+    const work = async (): Promise<void> => {
+      for (let next = rooms.shift(); next !== undefined; next = rooms.shift()) {
+        await this.#receiveIntoRoom(received, ...next);
+      }
+    };
+    await Promise.all(Array.from({ length: Math.min(roomsAtOnce, rooms.length) }, work));
+    return received.results;
+  }
+
+  async #receiveIntoRoom(received: Received, roomId: RoomId, jsons: readonly JsonObject[]): Promise<void> {
+    const { ourName, rooms } = this.side;
+    const { origin } = received;
+    const servers = { origin, ourName };
+    const room = await rooms.query(roomId, (room) => ({
+      version: room.isKnown ? room.version : undefined,
+      refusal: admitServer(room, servers),
+    }));
+    if (room.refusal?.refused === 'not-resident' || room.version === undefined) {
+      for (const json of jsons) await this.#receiveFromAfar(received, roomId, json, room.version);
+      return;
+    }
+    const pdus = this.#readable(received, jsons, room.version);
+    if (room.refusal !== undefined) {
+      // ACLs go by who sends the transaction, PDU by PDU. (TX-08)
+      for (const pdu of pdus) note(received, pdu.eventId, room.refusal);
+      return;
+    }
+    const checked = await this.#checked(received, pdus, room.version);
+    // Put in line all at once, they become one append, in their order.
+    await Promise.all(
+      checked.map((pdu) =>
+        this.#unlessBroken(received, pdu.eventId, async () => {
+          const { refusal } = await rooms.execute(roomId, (room) => {
+            const denied = admitServer(room, servers);
+            if (denied !== undefined) return { domainEvents: [], broadcasts: [], refusal: denied };
+            const now = this.side.now();
+            return {
+              ...acceptPdu(room, { pdu, origin, ourName, now, against: 'current-state' }),
+              broadcasts: [],
+            };
+          });
+          note(received, pdu.eventId, refusal);
+        }),
+      ),
+    );
+  }
+
+  /** The PDUs that are well formed for the room's version; the others get their error. (PD-01, CJ-05) */
+  #readable(received: Received, jsons: readonly JsonObject[], version: RoomVersion): readonly Pdu[] {
+    return jsons.flatMap((json) => {
+      const pdu = parsePdu(json, version);
+      if (!isPduFault(pdu)) return [pdu];
+      const eventId = idOf(json, version);
+      if (eventId !== undefined) note(received, eventId, faultRefusal(pdu));
+      return [];
+    });
+  }
+
+  /** Those whose signatures hold, redacted where the hash does not. (PD-02, PD-03) */
+  async #checked(received: Received, pdus: readonly Pdu[], version: RoomVersion): Promise<readonly Pdu[]> {
+    const { keyRing, ed25519 } = this.side;
+    const needs = pdus.flatMap((pdu) =>
+      signingKeysNamed(pdu).map((named) => ({ ...named, atTs: pdu.originServerTs })),
+    );
+    const keyOf = await keyRing.keysForEvents(needs, version);
+    const checks = await Promise.all(pdus.map((pdu) => checkPduSignatures(pdu, keyOf, ed25519)));
+    return pdus.flatMap((pdu, at) => {
+      const check = checks[at]!;
+      if (check.ok) return [contentHashMatches(pdu.json) ? pdu : withRedactedContent(pdu)];
+      const detail = `${check.server}: ${check.detail}`;
+      note(received, pdu.eventId, { refused: 'bad-signature', rule: 'PD-02', detail });
+      return [];
+    });
+  }
+
+  /** A PDU of a room that no user of ours is joined to. */
+  async #receiveFromAfar(
+    received: Received,
+    roomId: RoomId,
+    json: JsonObject,
+    version: RoomVersion | undefined,
+  ): Promise<void> {
+    const target = this.#whoIsRemoved(json);
+    const stream =
+      target === undefined
+        ? undefined
+        : (await this.side.leaving.store.load({ userId: target, roomId })).state;
+    const invite = stream?.invite ?? stream?.lastInvite;
+    const invitedTo = invite === undefined ? version : roomVersion(invite.roomVersion);
+    if (target === undefined || invite === undefined || invitedTo === undefined) {
+      const eventId = idOf(json, version);
+      const detail = 'no user of this server is in the room, or invited to it';
+      if (eventId !== undefined) note(received, eventId, { refused: 'not-resident', rule: 'TX-10', detail });
+      return;
+    }
+    const [pdu] = await this.#checked(received, this.#readable(received, [json], invitedTo), invitedTo);
+    if (pdu === undefined) return;
+    await this.#unlessBroken(received, pdu.eventId, async () => {
+      const { eventId, sender, authEvents } = pdu;
+      const { origin } = received;
+      const at = this.side.now();
+      const { refusal } = await this.side.leaving.store.execute({ userId: target, roomId }, (state) =>
+        retractInvite(state, { eventId, sender, origin, authEvents, pdu: pdu.json, at }),
+      );
+      const no: Refusal | undefined = refusal && {
+        refused: 'not-authorised',
+        rule: 'IN-06',
+        detail: refusal.detail,
+      };
+      note(received, eventId, no);
+    });
+  }
+
+  /** The user of ours whom the event takes out of the room, by somebody else's doing. */
+  #whoIsRemoved(json: JsonObject): UserId | undefined {
+    const stateKey = memberOf(json, 'state_key');
+    const content = memberOf(json, 'content');
+    if (memberOf(json, 'type') !== 'm.room.member' || !isJsonObject(content)) return undefined;
+    const membership = memberOf(content, 'membership');
+    if (membership !== 'leave' && membership !== 'ban') return undefined;
+    const target = typeof stateKey === 'string' ? parseUserId(stateKey) : undefined;
+    if (target === undefined || serverNameOf(target) !== this.side.ourName) return undefined;
+    return memberOf(json, 'sender') === target ? undefined : target;
+  }
+
+  /** A fault of ours on one PDU is that PDU's error; only a store that can't be had stops the transaction. */
+  async #unlessBroken(received: Received, eventId: EventId, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (cause) {
+      const isPassing =
+        cause instanceof DatabaseUnavailable ||
+        cause instanceof RoomContended ||
+        cause instanceof LeavingContended;
+      if (isPassing) throw cause;
+      this.#log.error(
+        `${eventId}: ${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}`,
+      );
+      received.results.set(eventId, { error: 'something is broken on this server' });
+    }
+  }
+}
+
+function note({ results }: Received, eventId: EventId, refusal: Refusal | undefined): void {
+  if (results.has(eventId)) return;
+  results.set(eventId, refusal === undefined ? {} : { error: `${refusal.detail} (${refusal.rule})` });
+}
+
+/** The ID to answer under, if it can be had. Without a version only an ID of versions 1 and 2 stands in the event. */
+function idOf(json: JsonObject, version: RoomVersion | undefined): EventId | undefined {
+  if (version === undefined) {
+    const stated = memberOf(json, 'event_id');
+    return typeof stated === 'string' ? parseEventId(stated, roomVersion('1')!) : undefined;
+  }
+  try {
+    return eventIdOf(json, version);
+  } catch {
+    // Too malformed to have one.
+    return undefined;
+  }
+}
