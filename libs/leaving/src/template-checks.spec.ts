@@ -149,9 +149,11 @@ describe('references of versions 1 and 2', () => {
     });
   });
 
-  it('must hold a hash', () => {
-    const answer = template('1', { prev_events: [['$p:x.example', { sha256: 'sign me' }]] });
-    expect(readTemplate(answer, asked('1'))).toMatchObject({ rule: 'EV-04' });
+  it('hold a hash, or nothing at all as Synapse’s do for events of one batch', () => {
+    const signMe = template('1', { prev_events: [['$p:x.example', { sha256: 'sign me' }]] });
+    expect(readTemplate(signMe, asked('1'))).toMatchObject({ rule: 'EV-04' });
+    const bare = template('1', { prev_events: [['$p:x.example', { sign: 'me' }]] });
+    expect(readTemplate(bare, asked('1'))).toMatchObject({ prevEvents: [['$p:x.example', {}]] });
   });
 
   it('that are there twice are there once', () => {

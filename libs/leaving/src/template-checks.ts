@@ -167,8 +167,11 @@ function readReference(
   if (!Array.isArray(reference) || reference.length !== 2) return undefined;
   const [id, hashes] = reference as readonly JsonValue[];
   const eventId = typeof id === 'string' ? parseEventId(id, version) : undefined;
-  const sha256 = isJsonObject(hashes) ? memberOf(hashes, 'sha256') : undefined;
-  if (eventId === undefined || typeof sha256 !== 'string') return undefined;
+  if (eventId === undefined || !isJsonObject(hashes)) return undefined;
+  const sha256 = memberOf(hashes, 'sha256');
+  // Synapse leaves the hash out for events that it made in one batch.
+  if (sha256 === undefined) return { eventId, made: [eventId, {}] };
+  if (typeof sha256 !== 'string') return undefined;
   if (decodeBase64(sha256)?.length !== sha256Bytes) return undefined;
   return { eventId, made: [eventId, { sha256 }] };
 }

@@ -198,11 +198,15 @@ describe.each(['1', '2'])('the event ID in room version %s', (id) => {
   it.each([
     [['$p:h']],
     [['$p:h', { sha256: 'x' }, 1]],
-    [['$p:h', {}]],
+    [['$p:h', []]],
     [['$p:h', { sha256: 1 }]],
     [[`$${'a'.repeat(43)}`, { sha256: 'x' }]],
   ])('is not cited as %j', (reference) => {
     expect(refused(leaveIn(version, { prev_events: [reference] }), version).rule).toBe('EV-04');
+  });
+
+  it('is cited without a hash by Synapse, for events that it made in one batch', () => {
+    expect(accepted(leaveIn(version, { prev_events: [['$p:h', {}]] }), version).prevEvents).toEqual(['$p:h']);
   });
 });
 

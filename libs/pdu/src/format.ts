@@ -190,9 +190,13 @@ function parseReferences(
   return ids;
 }
 
-/** The ID in `[id, {"sha256": hash}]`. The hash is not compared with the event cited, which may be unknown. */
+/**
+ * The ID in `[id, {"sha256": hash}]`. The hash is not compared with the event cited, which may be unknown. It may be
+ * missing: Synapse writes `{}` for events that were made in one batch with the one that cites them.
+ */
 function idOfPair(reference: JsonValue): JsonValue | undefined {
   if (!Array.isArray(reference) || reference.length !== 2) return undefined;
   const [id, hashes] = reference as readonly JsonValue[];
-  return hasContentHash(hashes) ? id : undefined;
+  if (!isJsonObject(hashes)) return undefined;
+  return hashes['sha256'] === undefined || hasContentHash(hashes) ? id : undefined;
 }
