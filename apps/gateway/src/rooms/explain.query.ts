@@ -54,7 +54,10 @@ export class ExplainHandler implements IQueryHandler<Explain> {
     }
     const parsed = parsePdu(what.pdu, version);
     if (isPduFault(parsed)) return { accepted: false, refusal: faultRefusal(parsed), state: [] };
-    const signed = await checkPduSignatures(parsed, await keyRing.keysForEvent(parsed), ed25519);
+    // As a PDU from a transaction is checked: SG-08 asks for the sender's server.
+    const stage = { awaitsInvitee: true };
+    const keyOf = await keyRing.keysForEvent(parsed, stage);
+    const signed = await checkPduSignatures(parsed, keyOf, ed25519, stage);
     if (!signed.ok) {
       const refusal: Refusal = {
         refused: 'bad-signature',

@@ -60,6 +60,12 @@ export class ImportRoom extends Command<ImportReport | Refusal> {
   }
 }
 
+/**
+ * SG-08 names the sender's server alone: an invite that the invitee's server never signed is part of its room, and a room
+ * that left it out would differ from everybody else's.
+ */
+const ofThePast = { awaitsInvitee: true };
+
 /** How many signatures are being checked at a time. */
 const checksAtOnce = 64;
 
@@ -146,13 +152,15 @@ export class ImportRoomHandler implements ICommandHandler<ImportRoom> {
       if (parsed.length % 500 === 0) await new Promise((resume) => setImmediate(resume));
     }
     const needs = parsed.flatMap((pdu) =>
-      signingKeysNamed(pdu).map((named) => ({ ...named, atTs: pdu.originServerTs })),
+      signingKeysNamed(pdu, ofThePast).map((named) => ({ ...named, atTs: pdu.originServerTs })),
     );
     const keyOf = await this.side.keyRing.keysForEvents(needs, version);
     const passed = new Map<EventId, Pdu>();
     for (let from = 0; from < parsed.length; from += checksAtOnce) {
       const some = parsed.slice(from, from + checksAtOnce);
-      const checks = await Promise.all(some.map((pdu) => checkPduSignatures(pdu, keyOf, this.side.ed25519)));
+      const checks = await Promise.all(
+        some.map((pdu) => checkPduSignatures(pdu, keyOf, this.side.ed25519, ofThePast)),
+      );
       some.forEach((pdu, at) => {
         const check = checks[at]!;
         if (check.ok) passed.set(pdu.eventId, contentHashMatches(pdu.json) ? pdu : withRedactedContent(pdu));
