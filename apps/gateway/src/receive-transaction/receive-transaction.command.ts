@@ -54,6 +54,9 @@ const transactionsWaiting = 200;
 /** Rooms of one transaction at a time; those of one room are taken in order. */
 const roomsAtOnce = 8;
 
+/** SG-08 asks for the sender's server alone; an invite may come without the signature of the invitee's. */
+const asSent = { awaitsInvitee: true };
+
 /**
  * Takes in the PDUs of a transaction, each by itself: one that is bad gets an error and stops no other. Nothing is
  * broadcast from here, for whoever made an event sends it to everybody. The first answer is kept and given again to a
@@ -168,10 +171,10 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
   async #checked(received: Received, pdus: readonly Pdu[], version: RoomVersion): Promise<readonly Pdu[]> {
     const { keyRing, ed25519 } = this.side;
     const needs = pdus.flatMap((pdu) =>
-      signingKeysNamed(pdu).map((named) => ({ ...named, atTs: pdu.originServerTs })),
+      signingKeysNamed(pdu, asSent).map((named) => ({ ...named, atTs: pdu.originServerTs })),
     );
     const keyOf = await keyRing.keysForEvents(needs, version);
-    const checks = await Promise.all(pdus.map((pdu) => checkPduSignatures(pdu, keyOf, ed25519)));
+    const checks = await Promise.all(pdus.map((pdu) => checkPduSignatures(pdu, keyOf, ed25519, asSent)));
     return pdus.flatMap((pdu, at) => {
       const check = checks[at]!;
       if (check.ok) return [contentHashMatches(pdu.json) ? pdu : withRedactedContent(pdu)];
