@@ -448,6 +448,26 @@ describe('a leave that this server decides itself', () => {
   });
 });
 
+describe('a join by the platform', () => {
+  it('makes the user a member, who may then leave', async () => {
+    const imported = await importRoom(ours, { version: '11', joinRule: 'public' });
+    const joined = await ours.ok('POST', imported.path('/joins'), { user_id: bob });
+    expect(await ours.member(imported.roomId, bob)).toMatchObject({ event_id: joined['event_id'] });
+    expect((await membershipsOf(ours, bob))['joins']).toContainEqual(
+      expect.objectContaining({ room_id: imported.roomId, event_id: String(joined['event_id']) }),
+    );
+    expect((await leave(imported.roomId)).body).toMatchObject({ how: 'decided-here' });
+  });
+
+  it('of a room that this server is not in, or that is not open, is refused', async () => {
+    expect((await ours.platform('POST', `/v1/rooms/!no%3A${peer.name}/joins`, { user_id: bob })).status).toBe(
+      404,
+    );
+    const imported = await importRoom(ours, { version: '11', joinRule: 'invite' });
+    expect((await ours.platform('POST', imported.path('/joins'), { user_id: bob })).status).toBe(403);
+  });
+});
+
 describe('what is asked wrongly', () => {
   it.each<readonly [string, JsonObject, number]>([
     ['no user', { room_id: '!a:b' }, 400],
@@ -461,6 +481,7 @@ describe('what is asked wrongly', () => {
 
   it('a leave that nobody knows', async () => {
     expect((await ours.platform('GET', '/v1/leaves/nope')).status).toBe(404);
+    expect((await ours.platform('GET', '/v1/leaves/%00')).status).toBe(404);
     expect((await ours.platform('POST', '/v1/leaves/nope/retry')).status).toBe(404);
     expect((await ours.platform('GET', '/v1/leaves?status=lost')).status).toBe(400);
   });

@@ -3,6 +3,7 @@ import { CqrsModule } from '@nestjs/cqrs';
 import { FederationSender } from '@exeunt/sending';
 import { ServerDiscovery } from '@exeunt/server-discovery';
 import { FEDERATION_SIDE, type FederationSide } from './federation-side.js';
+import { JoinsController } from './join-room/joins.controller.js';
 import { LeaveRoomHandler } from './leave-room/leave-room.command.js';
 import { LeavesController, UsersController } from './leave-room/leaves.controller.js';
 import { MembershipsHandler } from './leave-room/memberships.query.js';
@@ -33,6 +34,7 @@ export class PlatformModule {
       controllers: [
         RoomsController,
         DestinationsController,
+        JoinsController,
         LeavesController,
         OperationsController,
         UsersController,

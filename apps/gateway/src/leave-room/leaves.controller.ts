@@ -162,7 +162,8 @@ export class LeavesController {
   }
 
   private async find(leaveId: string): Promise<LeaveSummary> {
-    const found = await this.side.leaving.store.find(leaveId);
+    // Ours are of these characters; a database takes none with a NUL.
+    const found = /^[\w-]{1,64}$/.test(leaveId) ? await this.side.leaving.store.find(leaveId) : undefined;
     if (found === undefined) throw new MatrixError(404, 'M_NOT_FOUND', 'there is no such leave');
     return found;
   }
