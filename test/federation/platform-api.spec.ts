@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { addSignature } from '@exeunt/pdu';
 import { roomVersion, roomVersionIds } from '@exeunt/room-version';
@@ -106,6 +108,16 @@ describe('the token', () => {
       expect((await ask(path)).status).toBe(200);
     },
   );
+
+  it('is looked at before the body is read: a stranger cannot make us hold half a gigabyte', async () => {
+    const { hostname, port } = new URL(ours.platformUrl);
+    const socket = connect(Number(port), hostname);
+    const answered = once(socket, 'data');
+    socket.write(`POST /v1/rooms/import HTTP/1.1\r\nHost: ${hostname}\r\nContent-Length: 400000000\r\n\r\n{`);
+    const [answer] = (await answered) as [Buffer];
+    expect(String(answer)).toMatch(/^HTTP\/1\.1 401 /);
+    socket.destroy();
+  });
 
   it('of no path that is there says that it is not, as on the other listener (HT-03)', async () => {
     const answer = await ask('/v1/nothing');

@@ -22,6 +22,8 @@ export interface ListenerOptions {
   readonly maxBodyBytes: number;
   readonly tls?: { readonly key: string; readonly cert: string };
   readonly log: Logger;
+  /** Looks at the head of a request before its body is read; throws {@link MatrixError} to refuse it. */
+  readonly admit?: (request: FastifyRequest) => void;
   /** Called between making the application and its start. */
   readonly prepare?: (app: NestFastifyApplication) => void;
 }
@@ -47,8 +49,15 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   const knownPaths = collectPaths(fastify);
   // What a body calls itself changes nothing, not even where it is no media type at all. (HT-01)
-  fastify.addHook('onRequest', (request, _reply, done) => {
+  fastify.addHook('onRequest', (request, reply, done) => {
     delete request.raw.headers['content-type'];
+    try {
+      options.admit?.(request);
+    } catch (thrown) {
+      if (!(thrown instanceof MatrixError)) throw thrown;
+      void reply.status(thrown.status).send(thrown.body());
+      return;
+    }
     done();
   });
   fastify.removeAllContentTypeParsers();

@@ -6,6 +6,7 @@ import { platformToken, selfSignedCertificate } from './data-directory.js';
 import { FederationModule } from './federation.module.js';
 import { createListener, maxFederationBodyBytes, maxPlatformBodyBytes } from './listeners.js';
 import { PlatformModule } from './platform.module.js';
+import { PlatformTokenGuard } from './platform-request/platform-token.guard.js';
 import { startPlatform, type Platform } from './platform.js';
 import { product } from './product.js';
 
@@ -37,6 +38,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
       ...(tls === undefined ? {} : { tls }),
     });
     open.push(federation);
+    const tokenGuard = new PlatformTokenGuard(token);
     const internal = await createListener({
       module: PlatformModule.on({
         side,
@@ -46,6 +48,10 @@ export async function startStandalone(configuration: Configuration, log: Logger)
         readiness: { database: () => database.check(), bus: () => bus.check() },
       }),
       maxBodyBytes: maxPlatformBodyBytes,
+      // Half a gigabyte of a room is read for those alone who may hand one over.
+      admit: (request) => {
+        if (request.url.startsWith('/v1/') && !request.is404) tokenGuard.check(request);
+      },
       log,
       prepare: describe,
     });
