@@ -53,10 +53,13 @@ export function resigned(peer: RemoteServer, invite: SignedInvite, changes: Json
   return { ...invite, event, eventId: eventIdOf(event, roomVersion(invite.version)!) };
 }
 
+/** Where our server is reached. */
+type OurServer = { readonly name: string; readonly federationUrl: string };
+
 /** `PUT invite` by the peer. */
 export function putInvite(
   peer: RemoteServer,
-  ours: LeaveServer,
+  ours: OurServer,
   invite: SignedInvite,
   api: 'v1' | 'v2' = 'v2',
 ): Promise<PeerResponse> {
@@ -76,7 +79,7 @@ export function putInvite(
 /** Invites a user of ours and, in the peer's own room, makes the invite part of the state. Fails unless taken. */
 export async function inviteOurUser(
   peer: RemoteServer,
-  ours: LeaveServer,
+  ours: OurServer,
   room: PeerRoom,
   target: string,
 ): Promise<SignedInvite> {
@@ -89,7 +92,7 @@ export async function inviteOurUser(
 /** `PUT v1/send/{txnId}` by the peer. */
 export function putTransaction(
   peer: RemoteServer,
-  ours: LeaveServer,
+  ours: OurServer,
   txnId: string,
   body: { readonly pdus: readonly JsonValue[]; readonly edus?: readonly JsonValue[] },
 ): Promise<PeerResponse> {

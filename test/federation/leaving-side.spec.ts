@@ -15,7 +15,8 @@ import {
   type JsonObject,
 } from '@exeunt/signing';
 import { delivered, importRoom } from '../harness/imported-room.js';
-import { startLeaveServer, settle, type LeaveServer } from '../harness/leave-server.js';
+import { buildProgram, startLeaveProcess } from '../harness/leave-process.js';
+import { freePort, startLeaveServer, settle, type LeaveServer } from '../harness/leave-server.js';
 import { respond, startRemoteServer, type PeerHandler, type RemoteServer } from '../harness/remote-server.js';
 import { countersigned, inviteOurUser, membershipsOf, roomOf, type PeerRoom } from '../leaving-harness.js';
 
@@ -523,4 +524,56 @@ describe('a restart', () => {
       await rm(dataDirectory, { recursive: true, force: true });
     }
   }, 120_000);
+});
+
+describe('a process that is killed', () => {
+  it('while it asks, while it sends, and when it has been answered: the next one finishes, with one leave', async () => {
+    await buildProgram();
+    const dataDirectory = await mkdtemp(join(tmpdir(), 'exeunt-leaving-kill-'));
+    const ports = {
+      federationPort: await freePort('127.0.0.1'),
+      platformPort: await freePort('127.0.0.1'),
+    };
+    let running = await startLeaveProcess({ dataDirectory, ...ports });
+    try {
+      for (const moment of ['make_leave', 'send_leave', 'answered'] as const) {
+        const carol = `@carol:${running.name}`;
+        const room = roomOf(peer, '11');
+        await inviteOurUser(peer, running, room, carol);
+        let isBack = false;
+        const reached = new Promise<void>((resolve) => {
+          givesTemplate(peer, room.roomId, (_, response) => {
+            if (moment === 'make_leave' && !isBack) return resolve();
+            respond(response, 200, template(room, peer.name, carol));
+          });
+          peer.on('PUT', sendLeavePath('v2', room.roomId), (_, response) => {
+            if (moment === 'send_leave' && !isBack) return resolve();
+            respond(response, 200, {});
+            resolve();
+          });
+        });
+        const asked = running
+          .ok('POST', '/v1/leaves', { user_id: carol, room_id: room.roomId })
+          .catch(() => undefined);
+        await reached;
+        await running.kill();
+        await asked;
+        isBack = true;
+        running = await startLeaveProcess({ dataDirectory, ...ports });
+        const path = `/v1/users/${encodeURIComponent(carol)}/memberships`;
+        await settle(`the leave after the kill at ${moment}`, async () => {
+          const { invites, leaves } = await running.ok('GET', path);
+          expect(invites).toEqual([]);
+          return (leaves as readonly JsonObject[]).length === 0 ? true : undefined;
+        });
+        const { leaves } = await running.ok('GET', '/v1/leaves?status=completed&limit=1000');
+        expect(leaves).toContainEqual(expect.objectContaining({ room_id: room.roomId }));
+        const sent = peer.requests.filter(({ url }) => url.startsWith(sendLeavePath('v2', room.roomId)));
+        expect(new Set(sent.map(({ body }) => body.toString())).size).toBe(1);
+      }
+    } finally {
+      await running.kill();
+      await rm(dataDirectory, { recursive: true, force: true });
+    }
+  }, 240_000);
 });
