@@ -43,7 +43,9 @@ function event(pdu: JsonObject, bright: readonly string[] = []): void {
     const text = JSON.stringify(pdu[key]);
     const shown = text.length > 88 ? `${text.slice(0, 87)}…` : text;
     const isBright = bright.includes(key);
-    say(`             ${paint(isBright ? 'green' : 'dim', key.padEnd(17))} ${isBright ? shown : paint('dim', shown)}`);
+    say(
+      `             ${paint(isBright ? 'green' : 'dim', key.padEnd(17))} ${isBright ? shown : paint('dim', shown)}`,
+    );
   }
 }
 
@@ -97,7 +99,11 @@ async function main(): Promise<void> {
   heading('Before that 200 the leave was in the room log, with its effect');
   const { events } = await ours.ok('GET', `${path}/events?limit=1000`);
   const accepted = (events as readonly JsonObject[]).find(({ event_id }) => event_id === leave.eventId);
-  line('log', '·', `position ${String(accepted?.['position'])} ${paint('green', String(accepted?.['type']))}`);
+  line(
+    'log',
+    '·',
+    `position ${String(accepted?.['position'])} ${paint('green', String(accepted?.['type']))}`,
+  );
   const member = await ours.member(roomId, bob);
   const content = member?.['content'];
   const membership = isJsonObject(content) ? content['membership'] : 'unknown';

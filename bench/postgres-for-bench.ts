@@ -1,0 +1,42 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { progress } from './report.js';
+
+type Services = typeof import('../scripts/services/postgres.mjs');
+type PostgresServer = Awaited<ReturnType<Services['startPostgres']>>;
+
+/** A PostgreSQL of this benchmark's own, fsync on; fails where the machine has no binaries of it. */
+export async function postgresForBench(): Promise<PostgresServer> {
+  // A script, so it is not among what is compiled; benchmarks run in the repository's root.
+  const script = pathToFileURL(resolve('scripts/services/postgres.mjs')).href;
+  const { startPostgres } = (await import(script)) as Services;
+  const server = await startPostgres();
+  progress('PostgreSQL is up, fsync on');
+  return server;
+}
+
+/** CPU seconds of PostgreSQL's processes so far, those that have ended included; 0 where there is no /proc. */
+export function cpuSecondsOf(server: PostgresServer): number {
+  let ticks = 0;
+  try {
+    for (const entry of readdirSync('/proc')) if (/^\d+$/.test(entry)) ticks += ticksOf(entry, server.pid);
+  } catch {
+    return 0;
+  }
+  return ticks / 100;
+}
+
+function ticksOf(pid: string, postmaster: number): number {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // The name stands in parentheses and may hold anything; after it come state, parent, … and utime, stime.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const [user, system, ofEndedChildren, systemOfEndedChildren] = fields.slice(11, 15).map(Number);
+    if (Number(pid) === postmaster) return user! + system! + ofEndedChildren! + systemOfEndedChildren!;
+    return Number(fields[1]) === postmaster ? user! + system! : 0;
+  } catch {
+    // It has ended.
+    return 0;
+  }
+}
