@@ -1,3 +1,8 @@
 import { runBuilt } from './build.mjs';
 
-await runBuilt('apps/gateway/src/main.js');
+// A role that is misspelt is refused by the gateway, which reads the whole environment.
+await runBuilt(
+  process.env['EXEUNT_ROLE'] === 'federation-sender'
+    ? 'apps/federation-sender/src/main.js'
+    : 'apps/gateway/src/main.js',
+);

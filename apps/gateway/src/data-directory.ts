@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { chmod, link, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { generate } from 'selfsigned';
 import { generateSigningKeyLine, seedBytes } from '@exeunt/key-ring';
@@ -55,6 +55,14 @@ async function existingOr(path: string, make: () => Promise<string>): Promise<st
   const draft = `${path}.${process.pid}.new`;
   await writeFile(draft, content, { mode: 0o600, flag: 'wx' });
   await chmod(draft, 0o600);
-  await rename(draft, path);
-  return content;
+  try {
+    // Not a rename: of several processes that start on one directory the first makes it, and the others take that.
+    await link(draft, path);
+    return content;
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw cause;
+    return await readFile(path, 'utf8');
+  } finally {
+    await rm(draft, { force: true });
+  }
 }

@@ -1,50 +1,26 @@
 import 'reflect-metadata';
-import { pino, type Logger } from 'pino';
-import pretty from 'pino-pretty';
-import { ConfigurationError, readConfiguration, type Configuration } from '@exeunt/configuration';
+import { ConfigurationError, type Configuration } from '@exeunt/configuration';
+import { runApp } from './process.js';
 import { product } from './product.js';
-import { startStandalone } from './standalone.js';
+import { startStandalone, type Standalone } from './standalone.js';
 
-function logger({ logLevel }: Configuration): Logger {
-  const options = { level: logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime };
-  return process.stdout.isTTY
-    ? pino(options, pretty({ colorize: true, translateTime: 'HH:MM:ss', sync: true }))
-    : pino(options);
-}
-
-async function main(): Promise<void> {
-  const configuration = readConfiguration(process.env);
-  const log = logger(configuration);
-  if (!configuration.outgoing.verifyTls) {
-    log.warn('EXEUNT_FEDERATION_VERIFY_TLS is false: anybody on the way can pretend to be any other server');
+await runApp(process.env, async (configuration, log) => {
+  if (configuration.role.kind === 'federation-sender') {
+    throw new ConfigurationError('EXEUNT_ROLE=federation-sender is run by apps/federation-sender, not here.');
   }
   const running = await startStandalone(configuration, log);
-  let isStopping = false;
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.on(signal, () => {
-      if (isStopping) return;
-      isStopping = true;
-      log.info({ signal }, 'stopping');
-      running.stop().then(
-        () => process.exit(0),
-        (cause: unknown) => {
-          log.error({ err: cause }, 'could not stop cleanly');
-          process.exit(1);
-        },
-      );
-    });
-  }
-  process.stdout.write(greeting(configuration, running));
-}
+  return { greeting: greeting(configuration, running), stop: () => running.stop() };
+});
 
 function greeting(
-  { serverName, dataDirectory, platformToken }: Configuration,
-  { federationUrl, platformUrl }: { readonly federationUrl: string; readonly platformUrl: string },
+  { serverName, role, dataDirectory, platformToken }: Configuration,
+  { federationUrl, platformUrl }: Pick<Standalone, 'federationUrl' | 'platformUrl'>,
 ): string {
   const token =
     platformToken === undefined ? `$(cat ${dataDirectory}/platform.token)` : '$EXEUNT_PLATFORM_TOKEN';
+  const what = role.kind === 'gateway' ? ', a gateway' : '';
   return `
-  ${product.name} ${product.version} is ${serverName}
+  ${product.name} ${product.version} is ${serverName}${what}
 
     federation   ${federationUrl}/_matrix/federation/v1/version
     platform     ${platformUrl}/docs
@@ -61,12 +37,3 @@ function greeting(
 
 `;
 }
-
-main().catch((cause: unknown) => {
-  const message = cause instanceof Error ? cause.message : String(cause);
-  process.stderr.write(`${product.name} does not start: ${message}\n`);
-  if (!(cause instanceof ConfigurationError) && cause instanceof Error && cause.stack !== undefined) {
-    process.stderr.write(`${cause.stack}\n`);
-  }
-  process.exit(1);
-});

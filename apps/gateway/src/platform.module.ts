@@ -8,6 +8,7 @@ import { LeaveRoomHandler } from './leave-room/leave-room.command.js';
 import { LeavesController, UsersController } from './leave-room/leaves.controller.js';
 import { MembershipsHandler } from './leave-room/memberships.query.js';
 import { DestinationsController } from './operations/destinations.controller.js';
+import { GatewayMetrics } from './operations/metrics.js';
 import { OperationsController, READINESS, type Readiness } from './operations/operations.controller.js';
 import { PLATFORM_TOKEN, PlatformTokenGuard } from './platform-request/platform-token.guard.js';
 import { CreateRoomHandler } from './rooms/create-room.command.js';
@@ -23,7 +24,8 @@ import { SendStateHandler } from './rooms/send-state.command.js';
 export class PlatformModule {
   static on(parts: {
     readonly side: FederationSide;
-    readonly sender: FederationSender;
+    /** Absent: another process sends, and answers for destinations. */
+    readonly sender: FederationSender | undefined;
     readonly discovery: ServerDiscovery;
     readonly token: string;
     readonly readiness: Readiness;
@@ -33,7 +35,7 @@ export class PlatformModule {
       imports: [CqrsModule.forRoot()],
       controllers: [
         RoomsController,
-        DestinationsController,
+        ...(parts.sender === undefined ? [] : [DestinationsController]),
         JoinsController,
         LeavesController,
         OperationsController,
@@ -41,9 +43,10 @@ export class PlatformModule {
       ],
       providers: [
         { provide: FEDERATION_SIDE, useValue: parts.side },
-        { provide: FederationSender, useValue: parts.sender },
+        ...(parts.sender === undefined ? [] : [{ provide: FederationSender, useValue: parts.sender }]),
         { provide: ServerDiscovery, useValue: parts.discovery },
         { provide: PLATFORM_TOKEN, useValue: parts.token },
+        { provide: GatewayMetrics, useValue: parts.side.metrics },
         { provide: READINESS, useValue: parts.readiness },
         PlatformTokenGuard,
         RoomReads,

@@ -10,7 +10,7 @@ import { PlatformTokenGuard } from './platform-request/platform-token.guard.js';
 import { startPlatform, type Platform } from './platform.js';
 import { product } from './product.js';
 
-/** A gateway with its sender in one process, listening. */
+/** A gateway, listening; alone with its sender in this process, or one of several beside federation-senders. */
 export interface Standalone {
   readonly platform: Platform;
   readonly federationUrl: string;
@@ -23,7 +23,7 @@ export interface Standalone {
 export async function startStandalone(configuration: Configuration, log: Logger): Promise<Standalone> {
   const token = configuration.platformToken ?? (await platformToken(configuration.dataDirectory));
   const platform = await startPlatform(configuration, log);
-  const { side, database, bus, sender, discovery } = platform;
+  const { side, sender, discovery, readiness } = platform;
   const open: NestFastifyApplication[] = [];
   const stop = async (): Promise<void> => {
     for (const app of open.splice(0)) await app.close();
@@ -45,7 +45,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
         sender,
         discovery,
         token,
-        readiness: { database: () => database.check(), bus: () => bus.check() },
+        readiness,
       }),
       maxBodyBytes: maxPlatformBodyBytes,
       // Half a gigabyte of a room is read for those alone who may hand one over.
@@ -83,7 +83,8 @@ async function tlsFor({ federation, dataDirectory, serverName }: Configuration) 
   }
 }
 
-async function listen(
+/** Listens, and gives the URL with the port that it got. */
+export async function listen(
   app: NestFastifyApplication,
   { host, port }: Listener,
   scheme: string,

@@ -20,10 +20,43 @@ export type DatabaseLocation =
   | { readonly kind: 'embedded'; readonly directory: string }
   | { readonly kind: 'postgres'; readonly url: string };
 
+/** The Kafka that is the message bus. */
+export interface KafkaLocation {
+  /** `host:port`, at least one. */
+  readonly brokers: readonly string[];
+  /** TLS against the system's roots. */
+  readonly ssl: boolean;
+  readonly sasl:
+    | {
+        readonly mechanism: 'plain' | 'scram-sha-256' | 'scram-sha-512';
+        readonly username: string;
+        readonly password: string;
+      }
+    | undefined;
+}
+
+/** Where log and bus are that several processes share. */
+export interface SharedServices {
+  readonly database: Extract<DatabaseLocation, { readonly kind: 'postgres' }>;
+  readonly kafka: KafkaLocation;
+}
+
+/** What this process does. The roles that stand beside others have what they need to share with them. */
+export type Role =
+  | {
+      readonly kind: 'standalone';
+      readonly database: DatabaseLocation;
+      /** Absent: the bus is in the database. */
+      readonly kafka: KafkaLocation | undefined;
+    }
+  | ({ readonly kind: 'gateway' } & SharedServices)
+  | ({ readonly kind: 'federation-sender' } & SharedServices);
+
 export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
 
 /** Everything the environment says, read once. See the table in README.md for names and defaults. */
 export interface Configuration {
+  readonly role: Role;
   readonly serverName: ServerName;
   readonly federation: Listener & { readonly tls: FederationTls };
   readonly platform: Listener;
@@ -32,7 +65,6 @@ export interface Configuration {
   readonly platformToken: string | undefined;
   readonly signingKeyFile: string;
   readonly dataDirectory: string;
-  readonly database: DatabaseLocation;
   readonly outgoing: {
     /** PEM. */
     readonly extraRoots: string | undefined;
@@ -55,22 +87,6 @@ type Environment = Readonly<Record<string, string | undefined>>;
 /** Reads the environment. Throws {@link ConfigurationError} for the first value that is wrong. */
 export function readConfiguration(environment: Environment): Configuration {
   const dataDirectory = text(environment, 'EXEUNT_DATA_DIR', './data');
-  const role = oneOf(
-    environment,
-    'EXEUNT_ROLE',
-    ['standalone', 'gateway', 'federation-sender'],
-    'standalone',
-  );
-  if (role !== 'standalone') {
-    throw new ConfigurationError(
-      `EXEUNT_ROLE=${role} needs a database and Kafka brokers of its own, which this release cannot use yet: leave it out or set it to standalone.`,
-    );
-  }
-  if (environment['EXEUNT_KAFKA_BROKERS']) {
-    throw new ConfigurationError(
-      'EXEUNT_KAFKA_BROKERS is set, but this release knows the embedded bus alone: leave it out.',
-    );
-  }
   const minMs = wholeNumber(environment, 'EXEUNT_SENDER_BACKOFF_MIN_MS', 5000, { from: 1, to: 86_400_000 });
   const maxMs = wholeNumber(environment, 'EXEUNT_SENDER_BACKOFF_MAX_MS', 21_600_000, {
     from: 1,
@@ -82,6 +98,7 @@ export function readConfiguration(environment: Environment): Configuration {
     );
   }
   return Object.freeze({
+    role: role(environment, dataDirectory),
     serverName: serverName(environment),
     federation: {
       host: text(environment, 'EXEUNT_FEDERATION_HOST', '127.0.0.1'),
@@ -99,7 +116,6 @@ export function readConfiguration(environment: Environment): Configuration {
     platformToken: token(environment),
     signingKeyFile: text(environment, 'EXEUNT_SIGNING_KEY_FILE', `${dataDirectory}/signing.key`),
     dataDirectory,
-    database: database(environment, dataDirectory),
     outgoing: {
       extraRoots: optionalFile(environment, 'EXEUNT_FEDERATION_CA_FILE'),
       verifyTls: flag(environment, 'EXEUNT_FEDERATION_VERIFY_TLS', true),
@@ -163,6 +179,68 @@ function database(environment: Environment, dataDirectory: string): DatabaseLoca
   return { kind: 'postgres', url };
 }
 
+function role(environment: Environment, dataDirectory: string): Role {
+  const kind = oneOf(
+    environment,
+    'EXEUNT_ROLE',
+    ['standalone', 'gateway', 'federation-sender'],
+    'standalone',
+  );
+  const location = database(environment, dataDirectory);
+  const bus = kafka(environment);
+  if (kind === 'standalone') return { kind, database: location, kafka: bus };
+  if (location.kind === 'embedded' || bus === undefined) {
+    const missing = [
+      ...(location.kind === 'embedded' ? ['EXEUNT_DATABASE_URL'] : []),
+      ...(bus === undefined ? ['EXEUNT_KAFKA_BROKERS'] : []),
+    ];
+    throw new ConfigurationError(
+      `EXEUNT_ROLE=${kind} shares its database and bus with other processes and needs ${missing.join(' and ')}.`,
+    );
+  }
+  return { kind, database: location, kafka: bus };
+}
+
+function kafka(environment: Environment): KafkaLocation | undefined {
+  const brokers = text(environment, 'EXEUNT_KAFKA_BROKERS', '')
+    .split(',')
+    .map((one) => one.trim())
+    .filter((one) => one !== '');
+  for (const broker of brokers) {
+    const port = /^(?:\[[\da-fA-F:.]+\]|[^\s:/@[\]]+):(\d{1,5})$/.exec(broker)?.[1];
+    if (port === undefined || Number(port) < 1 || Number(port) > 65_535) {
+      throw new ConfigurationError(`EXEUNT_KAFKA_BROKERS has an entry that is no host:port: ${broker}`);
+    }
+  }
+  const ssl = flag(environment, 'EXEUNT_KAFKA_SSL', false);
+  const sasl = kafkaSasl(environment);
+  return brokers.length === 0 ? undefined : { brokers, ssl, sasl };
+}
+
+function kafkaSasl(environment: Environment): KafkaLocation['sasl'] {
+  const mechanism = oneOf(
+    environment,
+    'EXEUNT_KAFKA_SASL_MECHANISM',
+    ['', 'plain', 'scram-sha-256', 'scram-sha-512'],
+    '',
+  );
+  const username = text(environment, 'EXEUNT_KAFKA_SASL_USERNAME', '');
+  const password = text(environment, 'EXEUNT_KAFKA_SASL_PASSWORD', '');
+  if (mechanism === '') {
+    if (username === '' && password === '') return undefined;
+    throw new ConfigurationError(
+      'EXEUNT_KAFKA_SASL_USERNAME and EXEUNT_KAFKA_SASL_PASSWORD need EXEUNT_KAFKA_SASL_MECHANISM.',
+    );
+  }
+  for (const [name, value] of [
+    ['EXEUNT_KAFKA_SASL_USERNAME', username],
+    ['EXEUNT_KAFKA_SASL_PASSWORD', password],
+  ] as const) {
+    if (value === '') throw new ConfigurationError(`EXEUNT_KAFKA_SASL_MECHANISM=${mechanism} needs ${name}.`);
+  }
+  return { mechanism, username, password };
+}
+
 function networks(environment: Environment): readonly string[] {
   const list = text(environment, 'EXEUNT_FEDERATION_ALLOW_NETWORKS', '')
     .split(',')
@@ -211,7 +289,9 @@ function oneOf<const Value extends string>(
   const value = text(environment, name, otherwise);
   const known = values.find((one) => one === value);
   if (known === undefined)
-    throw new ConfigurationError(`${name} must be one of ${values.join(', ')}, not ${value}.`);
+    throw new ConfigurationError(
+      `${name} must be one of ${values.filter((one) => one !== '').join(', ')}, not ${value}.`,
+    );
   return known;
 }
 

@@ -25,6 +25,14 @@ export interface Session {
   query<Row>(statement: string | Statement, values?: readonly unknown[]): Promise<Row[]>;
 }
 
+/** A lock that one session of a database has at a time. It ends with its session, however that ends. */
+export interface HeldLock {
+  /** Resolves while the lock is ours; rejects where that can't be told, and then it is to be taken for lost. */
+  check(): Promise<void>;
+  /** Later calls do nothing. */
+  release(): Promise<void>;
+}
+
 /** PostgreSQL, or PGlite in this process: one schema and one SQL for both. */
 export interface Database extends Session {
   readonly kind: 'postgres' | 'pglite';
@@ -38,6 +46,11 @@ export interface Database extends Session {
     work: (session: Session) => Promise<Result>,
     options?: { readonly isolation?: 'read committed' | 'repeatable read' | 'serializable' },
   ): Promise<Result>;
+  /**
+   * Takes the lock of this number, on a connection of its own; `undefined` where another session has it. PGlite has
+   * one process, so everyone gets it there.
+   */
+  tryLock(lock: bigint): Promise<HeldLock | undefined>;
   /** Resolves if the database answers now. */
   check(): Promise<void>;
   /** Waits for what is under way. Later calls of anything reject. */
@@ -70,6 +83,10 @@ const sessionSettings = '-c jit=off -c enable_seqscan=off';
 /** Everyone who migrates a database waits for this advisory lock; any fixed number does. */
 const MIGRATION_LOCK = 4_977_302_615_187n;
 const MIGRATION_WAIT_MS = 600_000;
+
+/** The server ends the session of a machine that has vanished, and gives its lock to others, after some ten seconds. */
+const LOCK_SESSION = ['tcp_keepalives_idle = 5', 'tcp_keepalives_interval = 2', 'tcp_keepalives_count = 3'];
+const LOCK_ANSWER_MS = 5_000;
 
 /**
  * Connects and brings the schema up to date; of several processes that start at once one migrates and the others
@@ -212,6 +229,40 @@ class PooledDatabase implements Database {
     } finally {
       client.release(broken);
     }
+  }
+
+  async tryLock(lock: bigint): Promise<HeldLock | undefined> {
+    if (this.kind === 'pglite') return { check: () => this.check(), release: () => Promise.resolve() };
+    const client = await this.#pool.connect().catch((error: unknown) => {
+      throw failure(error);
+    });
+    let isOurs = true;
+    const giveBack = (broken: boolean): void => {
+      if (isOurs) client.release(broken);
+      isOurs = false;
+    };
+    const run = async <Row>(text: string): Promise<Row[]> => {
+      if (!isOurs) throw new Error('the lock was released');
+      try {
+        // A connection that is silent may be gone, and its lock with another.
+        const config = { text, query_timeout: LOCK_ANSWER_MS };
+        return (await client.query(config as pg.QueryConfig)).rows as Row[];
+      } catch (error) {
+        giveBack(true);
+        throw failure(error);
+      }
+    };
+    const [row] = await run<{ taken: boolean }>(`SELECT pg_try_advisory_lock(${lock}) AS taken`);
+    if (row?.taken !== true) {
+      giveBack(false);
+      return undefined;
+    }
+    for (const setting of LOCK_SESSION) await run(`SET ${setting}`);
+    return {
+      check: async () => void (await run('SELECT 1')),
+      // The session ends, and with it the lock: nobody can be given a connection that still has it.
+      release: async () => giveBack(true),
+    };
   }
 
   async check(): Promise<void> {

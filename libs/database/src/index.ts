@@ -1,2 +1,3 @@
 export * from './database.js';
 export { DatabaseUnavailable } from './database-unavailable.js';
+export * from './one-at-a-time.js';

@@ -1,5 +1,6 @@
 export * from './destination-queue.js';
 export * from './destination-state.js';
+export * from './destination-wakes.js';
 export * from './federation-sender.js';
 export * from './outbound-pdu.js';
 export * from './outbound-pdus-consumer.js';

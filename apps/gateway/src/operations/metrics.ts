@@ -1,7 +1,7 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 import type { RefusedAddress, RequestOutcome } from '@exeunt/federation-client';
 
-/** What Prometheus reads of the gateway. Every no is counted under its rule. */
+/** What Prometheus reads of a process, whatever its role. Every no is counted under its rule. */
 export class GatewayMetrics {
   readonly registry = new Registry();
   readonly #leaves = new Counter({
@@ -31,8 +31,12 @@ export class GatewayMetrics {
     registers: [this.registry],
   });
 
-  constructor(pendingPdus: () => Promise<number>) {
+  constructor() {
     collectDefaultMetrics({ register: this.registry, prefix: 'exeunt_' });
+  }
+
+  /** Where a sender runs; read whenever the metrics are. */
+  countPendingPdus(pendingPdus: () => Promise<number>): void {
     this.registry.registerMetric(
       new Gauge({
         name: 'exeunt_pending_pdus',

@@ -1,7 +1,7 @@
 import { Controller, Get, Header, Inject } from '@nestjs/common';
 import { ApiExcludeController } from '@nestjs/swagger';
 import { MatrixError } from '../matrix-error/matrix-error.js';
-import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
+import { GatewayMetrics } from './metrics.js';
 
 /** The injection token of {@link Readiness}. */
 export const READINESS = Symbol('Readiness');
@@ -17,7 +17,7 @@ const checkTimeoutMs = 5000;
 export class OperationsController {
   constructor(
     @Inject(READINESS) private readonly readiness: Readiness,
-    @Inject(FEDERATION_SIDE) private readonly side: FederationSide,
+    @Inject(GatewayMetrics) private readonly all: GatewayMetrics,
   ) {}
 
   /** The process lives. */
@@ -49,6 +49,6 @@ export class OperationsController {
   @Get('metrics')
   @Header('Content-Type', 'text/plain; version=0.0.4; charset=utf-8')
   metrics(): Promise<string> {
-    return this.side.metrics.registry.metrics();
+    return this.all.registry.metrics();
   }
 }

@@ -1,0 +1,82 @@
+import { describe, expect, it } from 'vitest';
+import { ConfigurationError, readConfiguration } from './configuration.js';
+
+const database = { EXEUNT_DATABASE_URL: 'postgres://exeunt:secret@db:5432/exeunt' };
+const brokers = { EXEUNT_KAFKA_BROKERS: 'one:9092, [::1]:9093' };
+
+describe('the environment', () => {
+  it('may be empty: one process with everything embedded', () => {
+    const configuration = readConfiguration({});
+    expect(configuration.role).toEqual({
+      kind: 'standalone',
+      database: { kind: 'embedded', directory: './data/database' },
+      kafka: undefined,
+    });
+    expect(configuration.sender).toEqual({ host: '127.0.0.1', port: 8091 });
+  });
+
+  it.each(['gateway', 'federation-sender', 'standalone'] as const)(
+    'gives %s a database and brokers',
+    (kind) => {
+      expect(readConfiguration({ EXEUNT_ROLE: kind, ...database, ...brokers }).role).toEqual({
+        kind,
+        database: { kind: 'postgres', url: database.EXEUNT_DATABASE_URL },
+        kafka: { brokers: ['one:9092', '[::1]:9093'], ssl: false, sasl: undefined },
+      });
+    },
+  );
+
+  it('secures the brokers', () => {
+    const { role } = readConfiguration({
+      ...brokers,
+      EXEUNT_KAFKA_SSL: 'true',
+      EXEUNT_KAFKA_SASL_MECHANISM: 'scram-sha-512',
+      EXEUNT_KAFKA_SASL_USERNAME: 'exeunt',
+      EXEUNT_KAFKA_SASL_PASSWORD: 'secret',
+    });
+    expect(role.kafka).toMatchObject({
+      ssl: true,
+      sasl: { mechanism: 'scram-sha-512', username: 'exeunt', password: 'secret' },
+    });
+  });
+
+  const sasl = { EXEUNT_KAFKA_SASL_MECHANISM: 'plain' };
+  const wrong: readonly [string, Readonly<Record<string, string>>][] = [
+    ['EXEUNT_ROLE', { EXEUNT_ROLE: 'sender' }],
+    ['EXEUNT_DATABASE_URL', { EXEUNT_ROLE: 'gateway', ...brokers }],
+    ['EXEUNT_KAFKA_BROKERS', { EXEUNT_ROLE: 'gateway', ...database }],
+    ['EXEUNT_DATABASE_URL and EXEUNT_KAFKA_BROKERS', { EXEUNT_ROLE: 'federation-sender' }],
+    ['EXEUNT_DATABASE_URL', { EXEUNT_DATABASE_URL: 'mysql://db' }],
+    ['EXEUNT_KAFKA_BROKERS', { EXEUNT_KAFKA_BROKERS: 'one' }],
+    ['EXEUNT_KAFKA_BROKERS', { EXEUNT_KAFKA_BROKERS: 'one:9092,two:99999' }],
+    ['EXEUNT_KAFKA_BROKERS', { EXEUNT_KAFKA_BROKERS: 'kafka://one:9092' }],
+    ['EXEUNT_KAFKA_SSL', { ...brokers, EXEUNT_KAFKA_SSL: 'yes' }],
+    ['EXEUNT_KAFKA_SASL_MECHANISM', { ...brokers, EXEUNT_KAFKA_SASL_MECHANISM: 'oauthbearer' }],
+    ['EXEUNT_KAFKA_SASL_MECHANISM', { ...brokers, EXEUNT_KAFKA_SASL_USERNAME: 'exeunt' }],
+    ['EXEUNT_KAFKA_SASL_USERNAME', { ...brokers, ...sasl, EXEUNT_KAFKA_SASL_PASSWORD: 'secret' }],
+    ['EXEUNT_KAFKA_SASL_PASSWORD', { ...brokers, ...sasl, EXEUNT_KAFKA_SASL_USERNAME: 'exeunt' }],
+    ['EXEUNT_SERVER_NAME', { EXEUNT_SERVER_NAME: 'not a name' }],
+    ['EXEUNT_PLATFORM_TOKEN', { EXEUNT_PLATFORM_TOKEN: 'short' }],
+    ['EXEUNT_FEDERATION_PORT', { EXEUNT_FEDERATION_PORT: '65536' }],
+    ['EXEUNT_SENDER_PORT', { EXEUNT_SENDER_PORT: '-1' }],
+    ['EXEUNT_FEDERATION_TLS', { EXEUNT_FEDERATION_TLS: 'on' }],
+    ['EXEUNT_TLS_CERT_FILE', { EXEUNT_FEDERATION_TLS: 'files' }],
+    ['EXEUNT_FEDERATION_CA_FILE', { EXEUNT_FEDERATION_CA_FILE: '/nowhere/roots.pem' }],
+    ['EXEUNT_FEDERATION_ALLOW_NETWORKS', { EXEUNT_FEDERATION_ALLOW_NETWORKS: '10.0.0.0' }],
+    ['EXEUNT_FEDERATION_TIMEOUT_MS', { EXEUNT_FEDERATION_TIMEOUT_MS: '0' }],
+    ['EXEUNT_SENDER_BACKOFF_MAX_MS', { EXEUNT_SENDER_BACKOFF_MAX_MS: '10' }],
+    ['EXEUNT_LOG_LEVEL', { EXEUNT_LOG_LEVEL: 'loud' }],
+  ];
+  it.each(wrong)('stops the start with one sentence that names %s', (name, environment) => {
+    let thrown: unknown;
+    try {
+      readConfiguration(environment);
+    } catch (cause) {
+      thrown = cause;
+    }
+    expect(thrown).toBeInstanceOf(ConfigurationError);
+    expect((thrown as Error).message).toContain(name);
+    expect((thrown as Error).message).not.toContain('\n');
+    expect((thrown as Error).message).not.toContain('secret');
+  });
+});
