@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { referenceTo, type EventId, type Pdu, type ServerName, type UserId } from '@exeunt/pdu';
 import type { JsonObject, JsonValue } from '@exeunt/signing';
 import { JsonNumber } from '@exeunt/signing';
@@ -34,7 +35,7 @@ export function draftEvent(
   options: { readonly alwaysOrigin?: boolean } = {},
 ): JsonObject {
   const { version } = room;
-  const parents = parentsFor(room);
+  const parents = parentsFor(room, wish);
   const current = room.currentState();
   const described = { ...wish, ...(wish.stateKey === undefined ? {} : { stateKey: wish.stateKey }) };
   room.require({ state: stateThatDecides(room, described) });
@@ -121,18 +122,35 @@ function asPdu(room: Room, wish: EventWish): Pdu {
   };
 }
 
+/** Among how many of the oldest forward extremities events drafted at the same time spread what they cite. */
+const spread = 128;
+
 /**
- * The deepest forward extremities, as many as an event may cite; of equal depth those that came first. An extremity
- * that is left out is cited by a later event, so that a fork of any width comes down by nineteen with every event.
+ * Forward extremities for an event to cite. Of more than it may cite: half of them the deepest, which hold what happened
+ * last; the others from a place among the oldest that depends on who asks and when, so that many events drafted at the
+ * same time cite different ones and the fork comes down while they are on their way. The oldest, because the states of
+ * those together are nearly an earlier current state, which makes a short difference.
  */
-function parentsFor(room: Room): readonly ForwardExtremity[] {
+function parentsFor(room: Room, wish: EventWish): readonly ForwardExtremity[] {
   const all = room.forwardExtremities;
   if (all.length <= maxParents) return all;
-  return all
+  const byDepth = all
     .map((extremity) => ({ extremity, depth: BigInt(extremity.depth) }))
     .sort((a, b) => (a.depth === b.depth ? 0 : a.depth < b.depth ? 1 : -1))
-    .slice(0, maxParents)
     .map(({ extremity }) => extremity);
+  const deepest = byDepth.slice(0, maxParents / 2);
+  const others = byDepth.slice(maxParents / 2);
+  const start = placeOf(`${wish.sender} ${wish.originServerTs}`, Math.min(others.length, spread));
+  const some = Array.from(
+    { length: maxParents - deepest.length },
+    (_, step) => others[(start + step) % others.length]!,
+  );
+  return [...deepest, ...some];
+}
+
+/** A number below `count` that `text` always gives, and like texts do not. */
+function placeOf(text: string, count: number): number {
+  return createHash('sha256').update(text).digest().readUInt32BE(0) % count;
 }
 
 function nextDepth(version: RoomVersion, parents: readonly ForwardExtremity[]): JsonValue {

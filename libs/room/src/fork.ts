@@ -29,34 +29,50 @@ import { trunkAt, type StateRef } from './state-ref.js';
 
 /** Whether `ref` is a state of the room's present fork: its base, with nothing but the fork's leaves over it. */
 export function isInFork(room: Room, ref: StateRef): boolean {
-  return room.forkBase !== undefined && ref.base >= room.forkBase && isOverCurrentLeaves(room, ref);
+  return room.forkBase !== undefined && isStateOfFork(room, ref, room.forkBase);
 }
 
-/** Whether all that `ref` puts over its base is in the current state too. */
-function isOverCurrentLeaves(room: Room, ref: StateRef): boolean {
+/** Whether all that `ref` puts over its base is a leave of the current state, or takes one back. */
+function isStateOfFork(room: Room, ref: StateRef, forkBase: number): boolean {
+  if (ref.base < forkBase) return false;
   const now = room.currentState();
+  const begun = trunkAt(forkBase);
   room.require({ state: [...ref.overlay.keys()] });
-  return [...ref.overlay].every(([key, eventId]) => room.entryOf(now, key) === eventId);
+  return [...ref.overlay].every(
+    ([key, eventId]) => room.entryOf(now, key) === eventId || room.entryOf(begun, key) === eventId,
+  );
 }
 
 /**
- * The resolution of states of which {@link isInFork} holds. Its difference is kept small: a fork that goes on for a
- * thousand leaves would otherwise hand each of them on to all later ones.
+ * The resolution of states of which {@link isInFork} holds. Its difference is kept small, for a fork that goes on for
+ * a thousand leaves would otherwise hand each of them on to all later ones: it rests on a late current state, and
+ * says which leaves are there besides, or which are not there yet, whatever is less.
  */
 export function unionInFork(room: Room, refs: readonly StateRef[]): StateRef {
+  const begun = trunkAt(room.forkBase ?? 0);
+  const now = room.currentState();
   // Since the fork began the current state has only gained leaves, so the latest of the bases has those of all.
   const base = Math.max(...refs.map((ref) => ref.base));
-  const overlay = new Map<StateKey, EventId | null>();
+  const gained = new Map<StateKey, EventId>();
+  const missing = new Map<StateKey, EventId | null>();
   let latest = base;
-  for (const ref of refs) {
-    for (const [key, leave] of ref.overlay) {
-      if (room.entryOf(trunkAt(base), key) === leave) continue;
-      overlay.set(key, leave);
+  for (const key of new Set(refs.flatMap((ref) => [...ref.overlay.keys()]))) {
+    const leave = room.entryOf(now, key);
+    if (leave === undefined || leave === room.entryOf(begun, key)) continue;
+    const isThere = refs.some((ref) => room.entryOf(ref, key) === leave);
+    if (isThere === (room.entryOf(trunkAt(base), key) === leave)) continue;
+    if (isThere) {
+      gained.set(key, leave);
       latest = Math.max(latest, ...room.changedAt(key, base));
+    } else {
+      missing.set(key, room.entryOf(begun, key) ?? null);
     }
   }
-  // Where these leaves are all that the current state gained since, the union is a later current state.
-  return room.changesBetween(base, latest).length === overlay.size ? trunkAt(latest) : { base, overlay };
+  const since = room.changesBetween(base, latest);
+  if (since.length - gained.size >= gained.size) return { base, overlay: new Map([...missing, ...gained]) };
+  room.require({ state: since });
+  for (const key of since) if (!gained.has(key)) missing.set(key, room.entryOf(begun, key) ?? null);
+  return { base: latest, overlay: missing };
 }
 
 /**
@@ -85,7 +101,7 @@ function forkBaseOf(room: Room, before: StateRef): number | undefined {
       ? room.forkBase
       : calmBase(room, Math.min(before.base, room.stateChangedAt));
   // Its parents must be states of the fork as well: nothing but the base and calm leaves.
-  return base !== undefined && isOverCurrentLeaves(room, before) ? base : undefined;
+  return base !== undefined && isStateOfFork(room, before, base) ? base : undefined;
 }
 
 /** `base`, where the current state differs from what it was there by calm leaves alone. */
