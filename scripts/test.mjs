@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { build } from './build.mjs';
 import { isFresh } from './freshness.mjs';
 import { node, root, run } from './node.mjs';
+import { findKafka } from './services/kafka.mjs';
 import { findPostgres } from './services/postgres.mjs';
 import { findSynapse } from './services/synapse.mjs';
 
@@ -15,17 +16,32 @@ import { findSynapse } from './services/synapse.mjs';
 const isStrict = process.env['EXEUNT_REQUIRE_SERVICES'] === 'true';
 const synapse = findSynapse();
 const postgres = findPostgres();
+const kafka = findKafka();
+const noPostgres = 'no PostgreSQL here (scripts/services/apt.sh installs it)';
+const noKafka = 'no Kafka here (scripts/services/apt.sh and install-kafka.sh install it)';
+// Its servers are killed, so they have to be its own.
+const clusterLacks =
+  postgres?.kind !== 'binaries' ? noPostgres : kafka?.kind !== 'installed' ? noKafka : undefined;
 
 const kinds = [
   { name: 'unit', what: 'rules, tables, properties and conformance vectors' },
   {
     name: 'contract',
     what: 'ports on every adapter',
-    without: postgres
-      ? undefined
-      : 'its PostgreSQL part: no PostgreSQL here (scripts/services/apt.sh installs it)',
+    without:
+      postgres && kafka
+        ? undefined
+        : [
+            ...(postgres ? [] : [`its PostgreSQL part: ${noPostgres}`]),
+            ...(kafka ? [] : [`its Kafka part: ${noKafka}`]),
+          ].join('; '),
   },
   { name: 'federation', what: 'whole servers on loopback' },
+  {
+    name: 'cluster',
+    what: 'two gateways and two senders on PostgreSQL and Kafka, each killed in a storm',
+    without: clusterLacks === undefined ? undefined : `all of it: ${clusterLacks}`,
+  },
   {
     name: 'synapse',
     what: 'a real Synapse as the other server',
@@ -55,6 +71,7 @@ if (!isFresh()) {
 const report = join(tmpdir(), `exeunt-tests-${process.pid}.json`);
 const names = kinds
   .filter(({ name }) => name !== 'synapse' || synapse)
+  .filter(({ name }) => name !== 'cluster' || clusterLacks === undefined)
   .flatMap(({ name }) => ['--project', name]);
 const code = await run(node, [
   `${root}node_modules/vitest/vitest.mjs`,

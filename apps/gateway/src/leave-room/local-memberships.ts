@@ -15,6 +15,8 @@ export interface LocalMembership {
 
 /** As the event store's own reader of the log allows. */
 const maxDepth = 1000;
+/** Whoever makes the index waits for this advisory lock; any fixed number does. */
+const INDEX_LOCK = 4_977_302_615_189n;
 
 /**
  * The rooms of our users by user. The state of rooms is keyed by room; an index over the member entries of users of
@@ -34,10 +36,14 @@ export class LocalMemberships {
 
   /** Makes the index where there is none. It depends on our name, so no migration can. */
   async prepare(): Promise<void> {
-    await this.#database.query(
-      `CREATE INDEX IF NOT EXISTS room_state_our_members ON room_state (state_key, room_id, position DESC)
-        WHERE ${this.#isOurs}`,
-    );
+    await this.#database.transaction(async (tx) => {
+      // Two processes that start at once would both find none, and one of them would fail.
+      await tx.query(`SELECT pg_advisory_xact_lock(${INDEX_LOCK})`);
+      await tx.query(
+        `CREATE INDEX IF NOT EXISTS room_state_our_members ON room_state (state_key, room_id, position DESC)
+          WHERE ${this.#isOurs}`,
+      );
+    });
   }
 
   /** Every member event of the user in the current state of rooms that users of ours are joined to. */
