@@ -101,8 +101,9 @@ class DatabaseMessageLog implements MessageLog {
    * topics can't wait for each other.
    */
   async append(messages: readonly PlacedMessage[]): Promise<void> {
-    await this.#database.query(
-      `WITH incoming AS (
+    await this.#database.query({
+      name: 'bus-append',
+      text: `WITH incoming AS (
          SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[])
            WITH ORDINALITY AS m(topic, partition, key, headers, value, place)
        ), counted AS (
@@ -120,7 +121,7 @@ class DatabaseMessageLog implements MessageLog {
          FROM incoming i
          JOIN counted c ON c.topic = i.topic AND c.partition = i.partition
          JOIN allocated a ON a.topic = i.topic AND a.partition = i.partition`,
-      [
+      values: [
         messages.map((message) => message.topic),
         messages.map((message) => message.partition),
         messages.map((message) => toStoredText(message.key)),
@@ -128,7 +129,7 @@ class DatabaseMessageLog implements MessageLog {
         messages.map((message) => JSON.stringify(message.headers)),
         messages.map((message) => toStoredText(message.value)),
       ],
-    );
+    });
   }
 
   async partitionsUsed(topic: string): Promise<number> {

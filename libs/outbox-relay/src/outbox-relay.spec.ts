@@ -189,6 +189,35 @@ describe('the outbox relay', () => {
     await relay.stop();
   });
 
+  it('sends what comes alone at once, and what follows it within the pace together', async () => {
+    const { clock, outbox, relay, published } = given({ paceMs: 20 });
+    relay.start();
+    await setImmediate();
+    outbox.put(entry(1));
+    await until(() => published.length === 1);
+    await until(() => outbox.entries.length === 0);
+    outbox.put(entry(2));
+    await setImmediate();
+    outbox.put(entry(3));
+    for (let turn = 0; turn < 20; turn += 1) await setImmediate();
+    expect(positions(published)).toEqual([1]);
+    clock.advance(20);
+    await until(() => outbox.entries.length === 0);
+    expect(positions(published)).toEqual([1, 2, 3]);
+    await relay.stop();
+  });
+
+  it('does not wait for the pace after a full batch, nor at stop', async () => {
+    const { outbox, relay, published } = given({ maxBatch: 2, paceMs: 20 });
+    outbox.put(entry(1), entry(2), entry(3));
+    relay.start();
+    await until(() => published.length === 3);
+    outbox.put(entry(4));
+    await setImmediate();
+    await relay.stop();
+    expect(positions(published).slice(0, 3)).toEqual([1, 2, 3]);
+  });
+
   it('goes on after failures, later each time', async () => {
     const { clock, outbox, relay, problems } = given({ minBackoffMs: 100 });
     outbox.failures = 2;

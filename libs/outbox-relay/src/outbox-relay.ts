@@ -8,6 +8,11 @@ export interface OutboxRelayOptions {
   readonly bus: Pick<MessageBus, 'publish' | 'partitions'>;
   /** Entries published at once. Default 100. */
   readonly maxBatch?: number;
+  /**
+   * From one batch to the next it waits this long, unless the first was full: a stream of entries then goes in few
+   * large batches, which cost a fraction, while one that comes alone goes at once. Default 0.
+   */
+  readonly paceMs?: number;
   /** How often it looks for what another process has put in. Default 1,000. */
   readonly pollMs?: number;
   /** The pause after a failure, doubled at each further one up to `maxBackoffMs`. Defaults 200 and 30,000. */
@@ -60,16 +65,27 @@ export class OutboxRelay {
   }
 
   async #run(): Promise<void> {
-    const { maxBatch = 100, pollMs = 1_000, minBackoffMs = 200, maxBackoffMs = 30_000 } = this.#options;
+    const {
+      maxBatch = 100,
+      paceMs = 0,
+      pollMs = 1_000,
+      minBackoffMs = 200,
+      maxBackoffMs = 30_000,
+    } = this.#options;
     const random = this.#options.random ?? Math.random;
     let failures = 0;
     while (!this.#stopping) {
       try {
+        const begun = this.#clock.now();
         const relayed = await this.#relay(maxBatch);
         failures = 0;
         // PGlite answers without the event loop turning: everything else would wait for the whole backlog.
         await setImmediate();
         if (relayed < maxBatch && !this.#stopping) await this.#news.wait(this.#clock, pollMs);
+        const paceLeftMs = begun + paceMs - this.#clock.now();
+        if (relayed > 0 && relayed < maxBatch && paceLeftMs > 0 && !this.#stopping) {
+          await this.#end.wait(this.#clock, paceLeftMs);
+        }
       } catch (cause) {
         this.#options.onProblem?.('relay the outbox', cause);
         const ceiling = Math.min(maxBackoffMs, minBackoffMs * 2 ** Math.min(failures, 30));

@@ -384,6 +384,28 @@ describe('a look at a room', () => {
   });
 });
 
+describe('a glance at a room', () => {
+  it('takes it from memory, while others are being made durable and without a question to the store', async () => {
+    const { store, rooms, roomId, leaves, users } = await scene();
+    await rooms.query(roomId, membershipOf(users[0]!));
+    const { reached, letGo } = store.hold();
+    const leaving = rooms.execute(roomId, accepting(leaves[0]!));
+    await reached;
+    store.factLoads = 0;
+    expect(await rooms.peek(roomId, (room) => room.isKnown)).toBe(true);
+    expect(store.factLoads).toBe(0);
+    letGo();
+    await leaving;
+  });
+
+  it('is a look where the room, or what is looked for, is not in memory', async () => {
+    const { rooms, roomId, users } = await scene();
+    expect(await rooms.peek(roomId, (room) => room.isKnown)).toBe(true);
+    expect(await rooms.peek(roomId, membershipOf(users[3]!))).toBe('join');
+    expect(await rooms.peek('!unknown:hub.example' as RoomId, (room) => room.isKnown)).toBe(false);
+  });
+});
+
 describe('many steps on one room', () => {
   it('are one append where the room is new', async () => {
     const built = new RoomBuilder({ version: '11', servers, creator: alice });

@@ -105,6 +105,16 @@ export class RoomStore {
     this.#isOnlyWriter = options.isOnlyWriter ?? false;
   }
 
+  /**
+   * Looks at a room as this process last knew it, without waiting for its queue or asking the store where the room is
+   * in memory: for a check that the command repeats. It may be behind what others wrote, and ahead of what is durable.
+   */
+  async peek<T>(roomId: RoomId, read: (room: Room) => T): Promise<T> {
+    const cached = this.#cache.get(roomId);
+    const decided = cached === undefined ? undefined : deciding(() => read(cached));
+    return decided?.decided === true ? decided.outcome : this.query(roomId, read);
+  }
+
   /** Looks at a room as it durably is. An unknown one has `isKnown` false. Rejects with what `read` throws. */
   query<T>(roomId: RoomId, read: (room: Room) => T): Promise<T> {
     return new Promise((resolve, fail) => {

@@ -12,7 +12,7 @@ import {
   type RoomId,
   type ServerName,
 } from '@exeunt/pdu';
-import { acceptPdu, admitServer, checkIsOwnLeave, isRefusal, type Refusal } from '@exeunt/room';
+import { acceptPdu, admitServer, checkIsOwnLeave, isRefusal, type Refusal, type Room } from '@exeunt/room';
 import type { RoomVersion } from '@exeunt/room-version';
 import type { JsonObject } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
@@ -43,7 +43,10 @@ export class AcceptLeaveHandler implements ICommandHandler<AcceptLeave> {
     const { roomId, origin, json } = command;
     const servers = { origin, ourName };
 
-    const admitted = await rooms.query(roomId, (room) => admitServer(room, servers) ?? room.version);
+    const admit = (room: Room): Refusal | RoomVersion => admitServer(room, servers) ?? room.version;
+    // A yes is looked at again with the leave itself; a no must not rest on what others may have changed.
+    const expected = await rooms.peek(roomId, admit);
+    const admitted = isRefusal(expected) ? await rooms.query(roomId, admit) : expected;
     if (isRefusal(admitted)) return admitted;
 
     const received = readLeave(command, json, admitted);
