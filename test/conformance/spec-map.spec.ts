@@ -34,7 +34,6 @@ const required: Readonly<Record<string, string>> = {
 const notDone = [
   'KY-05 KY-06 KY-07',
   'PS-03 LV-19',
-  'TX-08 AC-06',
   'FE-02 FE-03 FE-04 FE-05 FE-06 FE-08 FE-09 FE-10',
 ].flatMap((some) => some.split(' '));
 
