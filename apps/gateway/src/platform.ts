@@ -61,11 +61,13 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
   const randomId = (): string => randomBytes(18).toString('base64url');
   const leavingStore = new LeavingStore(database);
   const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, onProblem });
+  // Of several processes it is worth knowing which one it is.
+  const level = database.kind === 'pglite' ? 'debug' : 'info';
   const relaying = new OneAtATime({
     database,
     lock: RELAY_LOCK,
     work: [relay, leavingRelay],
-    onChange: (holds) => log.info(holds ? 'relays from here on' : 'relays no more'),
+    onChange: (holds) => log[level](holds ? 'relays from here on' : 'relays no more'),
     onProblem,
   });
   const handshakes = new HandshakeRunner({
