@@ -268,7 +268,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     const all = await prepare('end');
     const codes: unknown[] = [];
     const again = await storm(all, async () => {
-      for (const one of [senders[0]!, gateways[0]!]) {
+      for (const one of [gateways[0]!, senders[0]!]) {
         codes.push(await one.terminate());
         await one.start();
       }
