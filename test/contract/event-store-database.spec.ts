@@ -137,12 +137,19 @@ describe('a PGlite directory', () => {
   it('is given to one transaction at a time', async () => {
     const database = await open({ dataDir: 'memory://' });
     await database.query('CREATE TABLE counted (n integer)');
+    let reach!: () => void;
+    let letGo!: () => void;
+    const inserted = new Promise<void>((resolve) => (reach = resolve));
+    const othersWait = new Promise<void>((resolve) => (letGo = resolve));
     const failing = database.transaction(async (session) => {
       await session.query('INSERT INTO counted VALUES (1)');
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      reach();
+      await othersWait;
       throw new Error('rolled back');
     });
+    await inserted;
     const others = [1, 2, 3].map(() => database.query('INSERT INTO counted VALUES (2)'));
+    letGo();
     await expect(failing).rejects.toThrow('rolled back');
     await Promise.all(others);
     expect(await database.query('SELECT n FROM counted')).toEqual([{ n: 2 }, { n: 2 }, { n: 2 }]);
