@@ -16,6 +16,7 @@ import { openFoundation, type Foundation } from './foundation.js';
 import { LocalMemberships } from './leave-room/local-memberships.js';
 import type { Readiness } from './operations/operations.controller.js';
 import { ReceivedTransactions } from './receive-transaction/received-transactions.js';
+import { InvitesUnderWay } from './rooms/invites-under-way.js';
 import { startSending } from './sending-side.js';
 
 /** Everything behind the listeners, made and started in the order in which one needs the other. */
@@ -105,6 +106,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     leaving: { store: leavingStore, runner: handshakes, deadlineMs: handshakeDeadlineMs },
     localMemberships,
     receivedTransactions: new ReceivedTransactions(database),
+    invitesUnderWay: new InvitesUnderWay(database, Date.now),
     metrics,
     now: Date.now,
     randomId,
