@@ -31,6 +31,12 @@ export class GatewayMetrics {
     registers: [this.registry],
   });
 
+  readonly #stateResets = new Counter({
+    name: 'exeunt_state_resets_total',
+    help: 'Memberships that state resolution gave back to users who had left or were banned',
+    registers: [this.registry],
+  });
+
   constructor() {
     collectDefaultMetrics({ register: this.registry, prefix: 'exeunt_' });
   }
@@ -55,6 +61,10 @@ export class GatewayMetrics {
 
   leaveTemplate(refusedBy: string | undefined): void {
     this.#templates.inc({ outcome: refusedBy === undefined ? 'given' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  stateReset(): void {
+    this.#stateResets.inc();
   }
 
   refusedAddress({ purpose }: RefusedAddress): void {
