@@ -103,7 +103,6 @@ const PDU_GRACE_MS = 3_600_000;
 const MESSAGE_MEMORY_MS = 7 * 86_400_000;
 const PDU_ERROR_MEMORY_MS = 30 * 86_400_000;
 const SHOWN_PDU_ERRORS = 20;
-const COUNTED_PENDING = 100_000;
 
 /** What ends a parking by hand, in an update of `sender_destinations AS d` where $2 is now. */
 const UNPARKED = `parked_at = NULL, recovered_at = $2::bigint,
@@ -582,7 +581,8 @@ export class DestinationQueue {
     options: { readonly after?: string; readonly limit: number } & DestinationFilter,
   ): Promise<DestinationStatus[]> {
     const condition = `($1::text IS NULL OR d.destination > $1::text) AND ($3::text IS NULL OR d.state = $3::text)
-         AND (NOT $4::boolean OR EXISTS (SELECT 1 FROM sender_queue q WHERE q.destination = d.destination))
+         AND (NOT $4::boolean
+              OR (SELECT 1 FROM sender_queue q WHERE q.destination = d.destination LIMIT 1) IS NOT NULL)
        ORDER BY d.destination LIMIT $2::int`;
     const { after = null, limit, state = null, pendingOnly = false } = options;
     return await this.#statuses(condition, [after, limit, state, pendingOnly]);
@@ -625,7 +625,7 @@ export class DestinationQueue {
     }));
   }
 
-  /** How many destinations are in each state. Looks at each of them, but at nothing that waits for them. */
+  /** How many destinations are in each state. Looks at each of them. */
   async countByState(): Promise<Record<DestinationState['kind'], number>> {
     const rows = await this.#database.query<{ state: DestinationState['kind']; destinations: string }>(
       `SELECT state, count(*)::text AS destinations FROM sender_destinations GROUP BY state`,
@@ -635,20 +635,12 @@ export class DestinationQueue {
     return counts;
   }
 
-  /**
-   * How many PDUs wait for a destination, each counted once a destination: exact up to 100,000, and above that the
-   * database's own estimate, which costs nothing however many they are.
-   */
+  /** How many PDUs wait, each counted once a destination. Exact, so it takes a fraction of a second a million. */
   async countPending(): Promise<number> {
     const [row] = await this.#database.query<{ pending: string }>(
-      `SELECT count(*)::text AS pending FROM (SELECT 1 FROM sender_queue LIMIT ${COUNTED_PENDING}) AS q`,
+      `SELECT count(*)::text AS pending FROM sender_queue`,
     );
-    const counted = Number(row?.pending ?? 0);
-    if (counted < COUNTED_PENDING) return counted;
-    const [plan] = await this.#database.query<{ 'QUERY PLAN': readonly { Plan: { 'Plan Rows': number } }[] }>(
-      `EXPLAIN (FORMAT JSON) SELECT FROM sender_queue`,
-    );
-    return Math.max(counted, plan?.['QUERY PLAN'][0]?.Plan['Plan Rows'] ?? 0);
+    return Number(row?.pending ?? 0);
   }
 
   /** What the destination said of single PDUs it could not take, newest first. Kept for a month. */

@@ -1,6 +1,7 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 import type { RefusedAddress, RequestOutcome } from '@exeunt/federation-client';
 import type { AttemptOutcome, DestinationQueue } from '@exeunt/sending';
+import { inProportion } from './in-proportion.js';
 
 /** What Prometheus reads of a process, whatever its role. Every no is counted under its rule. */
 export class GatewayMetrics {
@@ -60,16 +61,19 @@ export class GatewayMetrics {
     collectDefaultMetrics({ register: this.registry, prefix: 'exeunt_' });
   }
 
-  /** Where a sender runs: what waits, read from the database whenever the metrics are. */
+  /** Where a sender runs: what waits, read from the database when the metrics are, but for little of the time. */
   readQueue(queue: Pick<DestinationQueue, 'countPending' | 'countByState'>): void {
-    const shared = 'every sender on one database reports the same number, so take the max and not the sum';
+    const countPending = inProportion(() => queue.countPending(), performance.now.bind(performance));
+    const countByState = inProportion(() => queue.countByState(), performance.now.bind(performance));
+    const shared =
+      'every sender on one database reports the same, so take the max and not the sum; with millions of PDUs some seconds old';
     this.registry.registerMetric(
       new Gauge({
         name: 'exeunt_pending_pdus',
-        help: `PDUs that some server has yet to acknowledge, once a server; exact up to 100,000, an estimate above; ${shared}`,
+        help: `PDUs that some server has yet to acknowledge, once a server; ${shared}`,
         registers: [],
         async collect() {
-          this.set(await queue.countPending());
+          this.set(await countPending());
         },
       }),
     );
@@ -80,7 +84,7 @@ export class GatewayMetrics {
         labelNames: ['state'] as const,
         registers: [],
         async collect() {
-          for (const [state, count] of Object.entries(await queue.countByState())) this.set({ state }, count);
+          for (const [state, count] of Object.entries(await countByState())) this.set({ state }, count);
         },
       }),
     );
