@@ -89,14 +89,16 @@ export function destinationTable(destinations: readonly Destination[], now: numb
     ...(isWide ? [{ head: 'FAILING FOR', width: 11 }] : []),
   ];
   const used = columns.reduce((sum, column) => sum + column.width + GAP, 0);
-  columns.push({ head: 'LAST ERROR', width: Math.max(10, width - used - GAP) });
+  const left = width - used - GAP;
+  const hasErrors = left >= 10;
+  if (hasErrors) columns.push({ head: 'LAST ERROR', width: left });
   const rows = destinations.map((one) => [
     one.destination,
     stateText(one, out),
     countInWords(one.pending),
     one.retry_at === null ? '' : timeInWords(Math.max(one.retry_at, now), now),
     ...(isWide ? [one.failing_since === null ? '' : spanInWords(now - one.failing_since)] : []),
-    one.failures === 0 ? '' : printable(one.last_error ?? ''),
+    ...(hasErrors ? [one.failures === 0 ? '' : printable(one.last_error ?? '')] : []),
   ]);
   return tableText(columns, rows, out);
 }
@@ -111,7 +113,7 @@ export function summary(destinations: readonly Destination[], shown: number, out
   const all = destinations.length;
   const many = `${countInWords(all)} ${all === 1 ? 'destination' : 'destinations'}`;
   const lines = [`${[many, ...counts].join(', ')}; ${pdusInWords(pending)} pending`];
-  if (shown < all) lines.push(`${countInWords(all - shown)} more are not shown: --limit ${all} shows all`);
+  if (shown < all) lines.push(`and ${countInWords(all - shown)} more: --limit ${all} shows all`);
   return lines.map((line) => `${styled('dim', line, out)}\n`).join('');
 }
 
