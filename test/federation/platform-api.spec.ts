@@ -793,6 +793,11 @@ describe('destinations', () => {
       return shown['pending'] === 0 ? shown : undefined;
     });
     expect(done).toMatchObject({ failures: 0, last_success_at: expect.any(Number) });
+    const metrics = await (await fetch(`${ours.platformUrl}/metrics`)).text();
+    expect(metrics).toMatch(/^exeunt_delivery_seconds_count\{class="failing"\} [1-9]/m);
+    expect(metrics).toMatch(/^exeunt_transactions_total\{outcome="server-error"\} [1-9]/m);
+    expect(metrics).toMatch(/^exeunt_delivered_pdus_total\{result="taken"\} [1-9]/m);
+    expect(metrics).toMatch(/^exeunt_destinations\{state="idle"\} [1-9]/m);
     await peer.close();
   });
 
