@@ -208,7 +208,7 @@ describe('exeunt destinations park', () => {
     await room.say('m.room.topic', '', { topic: 'while parked' });
     const shown = await act((printing) => showDestination(api, down.name, watch, printing));
     expect(shown.code).toBe(1);
-    expect(shown.text).toMatch(/state +by hand: parked (now|\d+ s ago); nothing is sent until/);
+    expect(shown.text).toMatch(/state +parked by hand (now|\d+ s ago); nothing is sent until/);
     await act((printing) => unparkDestination(api, down.name, printing));
     expect((await act((printing) => showDestination(api, down.name, watch, printing))).code).toBe(0);
   });

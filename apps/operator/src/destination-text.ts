@@ -60,10 +60,13 @@ function tableText(columns: readonly Column[], rows: readonly (readonly string[]
 
 const kinds = { idle: 'idle', sending: 'sending', 'backing-off': 'backing off', parked: 'parked' } as const;
 
-function stateText({ state, parked_by }: Destination, out: Out): string {
-  if (parked_by === 'operator') return styled('magenta', 'by hand', out);
-  const colour = { idle: 'dim', sending: 'cyan', 'backing-off': 'yellow', parked: 'red' } as const;
-  return styled(colour[state], kinds[state], out);
+function stateStyle({ state, parked_by }: Destination): Style {
+  if (parked_by === 'operator') return 'magenta';
+  return ({ idle: 'dim', sending: 'cyan', 'backing-off': 'yellow', parked: 'red' } as const)[state];
+}
+
+function stateWord({ state, parked_by }: Destination): string {
+  return parked_by === 'operator' ? 'by hand' : kinds[state];
 }
 
 /** Those that something waits for and that fail go first, the longest queues before; then the others, by name. */
@@ -94,7 +97,7 @@ export function destinationTable(destinations: readonly Destination[], now: numb
   if (hasErrors) columns.push({ head: 'LAST ERROR', width: left });
   const rows = destinations.map((one) => [
     one.destination,
-    stateText(one, out),
+    styled(stateStyle(one), stateWord(one), out),
     countInWords(one.pending),
     one.retry_at === null ? '' : timeInWords(Math.max(one.retry_at, now), now),
     ...(isWide ? [one.failing_since === null ? '' : spanInWords(now - one.failing_since)] : []),
@@ -123,7 +126,7 @@ const SHOWN = 5;
 export function detailsText(details: DestinationDetails, now: number, out: Out): string {
   const at = (time: number) =>
     `${timeInWords(time, now)} (${new Date(time).toISOString().replace(/\.\d+Z$/, 'Z')})`;
-  const rows: string[][] = [['state', `${stateText(details, out)}${standing(details, now)}`]];
+  const rows: string[][] = [['state', styled(stateStyle(details), standing(details, now), out)]];
   if (details.failing_since !== null) {
     rows.push([
       'failing',
@@ -138,11 +141,15 @@ export function detailsText(details: DestinationDetails, now: number, out: Out):
   if (details.transaction !== null) {
     const { txn_id, frozen_at, pdus } = details.transaction;
     rows.push(['transaction', `${printable(txn_id)}: ${pdusInWords(pdus.length)}, frozen ${at(frozen_at)}`]);
-    for (const { room_id, event_id } of pdus.slice(0, SHOWN)) rows.push(['', `${event_id} in ${room_id}`]);
+    for (const { room_id, event_id } of pdus.slice(0, SHOWN))
+      rows.push(['', printable(`${event_id} in ${room_id}`)]);
     if (pdus.length > SHOWN) rows.push(['', `and ${countInWords(pdus.length - SHOWN)} more`]);
   }
   details.pdu_errors.slice(0, SHOWN).forEach(({ room_id, event_id, error, answered_at }, index) => {
-    rows.push([index === 0 ? 'not taken' : '', `${event_id} in ${room_id}, ${at(answered_at)}`]);
+    rows.push([
+      index === 0 ? 'not taken' : '',
+      `${printable(`${event_id} in ${room_id}`)}, ${at(answered_at)}`,
+    ]);
     rows.push(['', styled('yellow', printable(error), out)]);
   });
   const more = details.pdu_errors.length - SHOWN;
@@ -154,21 +161,31 @@ export function detailsText(details: DestinationDetails, now: number, out: Out):
   return `${styled('bold', details.destination, out)}\n${tableText(columns, rows, out)}`;
 }
 
+/** What it does, and until when. */
 function standing({ state, parked_by, parked_at, retry_at, in_flight }: Destination, now: number): string {
   if (parked_by === 'operator') {
-    const since = parked_at === null ? '' : ` ${timeInWords(parked_at, now)}`;
+    const parked = `parked by hand${parked_at === null ? '' : ` ${timeInWords(parked_at, now)}`}`;
     return state === 'sending'
-      ? `: parked${since}, when the transaction under way has ended`
-      : `: parked${since}; nothing is sent until it is unparked or retried, or makes contact`;
+      ? `${parked}, when the transaction under way has ended`
+      : `${parked}; nothing is sent until it is unparked or retried, or makes contact`;
   }
-  if (state === 'sending') return `: a transaction of ${pdusInWords(in_flight)} is under way`;
-  if (retry_at === null) return '';
-  const next = timeInWords(Math.max(retry_at, now), now);
-  return state === 'parked' ? `: failing for days; probed ${next}` : `: tried again ${next}`;
+  const next = retry_at === null ? 'now' : timeInWords(Math.max(retry_at, now), now);
+  switch (state) {
+    case 'idle':
+      return 'idle';
+    case 'sending':
+      return `sending: a transaction of ${pdusInWords(in_flight)} is under way`;
+    case 'backing-off':
+      return `backing off: tried again ${next}`;
+    case 'parked':
+      return `parked, for it has failed for days: probed ${next}`;
+    default:
+      return state satisfies never;
+  }
 }
 
 /** Why nothing moves, in a line. */
 export function stuckText(one: Destination, now: number): string {
   const why = one.last_error === null || one.failures === 0 ? '' : `; ${printable(one.last_error)}`;
-  return `${one.destination}: ${kinds[one.state]}${standing(one, now)}${why}`;
+  return `${one.destination}: ${standing(one, now)}${why}`;
 }

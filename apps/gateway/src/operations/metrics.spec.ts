@@ -59,4 +59,16 @@ describe('the metrics of a sender', () => {
       'exeunt_destinations{state="parked"}': 1,
     });
   });
+
+  it('are told without what waits while the database is away', async () => {
+    const metrics = new GatewayMetrics();
+    const away = () => Promise.reject(new Error('away'));
+    metrics.readQueue({ countPending: away, countByState: away });
+    metrics.attempt({ outcome: 'unreachable', pdus: 1, ...none });
+    expect(await samples(metrics, 'exeunt_pending_pdus')).toEqual({});
+    expect(await samples(metrics, 'exeunt_destinations')).toEqual({});
+    expect(await samples(metrics, 'exeunt_transactions_total')).toEqual({
+      'exeunt_transactions_total{outcome="unreachable"}': 1,
+    });
+  });
 });

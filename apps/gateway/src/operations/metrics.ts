@@ -61,10 +61,19 @@ export class GatewayMetrics {
     collectDefaultMetrics({ register: this.registry, prefix: 'exeunt_' });
   }
 
-  /** Where a sender runs: what waits, read from the database when the metrics are, but for little of the time. */
+  /**
+   * Where a sender runs: what waits, read from the database when the metrics are, but for little of the time. While the
+   * database does not answer these two are left out, and the others are still told.
+   */
   readQueue(queue: Pick<DestinationQueue, 'countPending' | 'countByState'>): void {
-    const countPending = inProportion(() => queue.countPending(), performance.now.bind(performance));
-    const countByState = inProportion(() => queue.countByState(), performance.now.bind(performance));
+    const countPending = inProportion(
+      () => queue.countPending(),
+      () => performance.now(),
+    );
+    const countByState = inProportion(
+      () => queue.countByState(),
+      () => performance.now(),
+    );
     const shared =
       'every sender on one database reports the same, so take the max and not the sum; with millions of PDUs some seconds old';
     this.registry.registerMetric(
@@ -73,7 +82,9 @@ export class GatewayMetrics {
         help: `PDUs that some server has yet to acknowledge, once a server; ${shared}`,
         registers: [],
         async collect() {
-          this.set(await countPending());
+          this.remove();
+          const pending = await countPending().catch(() => undefined);
+          if (pending !== undefined) this.set(pending);
         },
       }),
     );
@@ -84,7 +95,9 @@ export class GatewayMetrics {
         labelNames: ['state'] as const,
         registers: [],
         async collect() {
-          for (const [state, count] of Object.entries(await countByState())) this.set({ state }, count);
+          this.reset();
+          const counts = await countByState().catch(() => ({}));
+          for (const [state, count] of Object.entries(counts)) this.set({ state }, count);
         },
       }),
     );
