@@ -1,10 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { PassThrough } from 'node:stream';
 import { stripVTControlCharacters } from 'node:util';
+import type { DynamicModule } from '@nestjs/common';
+import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { SenderModule } from '../../apps/federation-sender/src/sender.module.js';
+import { createListener } from '../../apps/gateway/src/listeners.js';
+import { PlatformModule } from '../../apps/gateway/src/platform.module.js';
+import { listen } from '../../apps/gateway/src/standalone.js';
 import {
   listDestinations,
   parkDestination,
@@ -222,34 +228,51 @@ describe('exeunt destinations park', () => {
   });
 });
 
-describe('where there are no destinations to ask for', () => {
-  let answer: (url: string) => readonly [status: number, body: string];
-  let other: Server;
-  beforeAll(async () => {
-    other = createServer((request, response) => {
-      const [status, body] = answer(request.url ?? '');
-      response.writeHead(status).end(body);
-    }).listen(0, '127.0.0.1');
-    await once(other, 'listening');
+describe('the other listeners', () => {
+  const listening: { close(): Promise<unknown> | unknown }[] = [];
+  afterAll(async () => {
+    for (const each of listening) await each.close();
   });
-  afterAll(() => other.close());
-  const list = () => {
-    const elsewhere = new OperatorApi(`http://127.0.0.1:${(other.address() as AddressInfo).port}`, 'token');
-    return act((printing) => listDestinations(elsewhere, { limit: 1 }, printing));
+  const listOf = (url: string) =>
+    act((printing) => listDestinations(new OperatorApi(url, ours.token), { limit: 9 }, printing));
+  const listenerOf = async (module: DynamicModule): Promise<string> => {
+    const log = pino({ level: 'silent' });
+    const app = await createListener({ module, maxBodyBytes: 65_536, log });
+    listening.push(app);
+    return listen(app, { host: '127.0.0.1', port: 0 }, 'http');
   };
 
-  it('a gateway is told from a typing error, and who to ask instead is said', async () => {
-    answer = () => [404, '{"errcode":"M_UNRECOGNIZED","error":"unrecognised"}'];
-    await expect(list()).rejects.toThrow(/is a gateway that does not send.* --url http:\/\/HOST:8091/);
+  it("a federation-sender's answers as the platform's does", async () => {
+    await failing();
+    const { sender, discovery, side, readiness } = ours.running.platform;
+    const { token } = ours;
+    const url = await listenerOf(
+      SenderModule.on({ sender: sender!, discovery, metrics: side.metrics, token, readiness }),
+    );
+    const { text } = await listOf(url);
+    expect(text).toMatch(/127\.0\.0\.3:\d+ +backing off/);
+    expect(lines(text)).toHaveLength(4);
   });
 
-  it('what is no platform API at all is said to be none', async () => {
-    answer = () => [200, '<html>Welcome</html>'];
-    await expect(list()).rejects.toThrow('with 200 is no platform API');
+  it("a gateway's has no destinations, and who to ask instead is said", async () => {
+    const { discovery, side, readiness } = ours.running.platform;
+    const { token } = ours;
+    const url = await listenerOf(PlatformModule.on({ side, sender: undefined, discovery, token, readiness }));
+    await expect(listOf(url)).rejects.toThrow(/is a gateway that does not send.* --url http:\/\/HOST:8091/);
   });
 
-  it('a wrong token is said to be one', async () => {
-    answer = () => [401, '{"errcode":"M_UNKNOWN_TOKEN","error":"wrong token"}'];
-    await expect(list()).rejects.toThrow('401 wrong token');
+  it.each([
+    ['what is no platform API at all is said to be none', '<html>Welcome</html>', 'is no platform API'],
+    [
+      'one that says no is quoted',
+      '{"errcode":"M_UNKNOWN_TOKEN","error":"not the platform token"}',
+      '401 not the platform token',
+    ],
+  ])('%s', async (_, body, words) => {
+    const other = createServer((_, response) => void response.writeHead(401).end(body));
+    listening.push(other);
+    other.listen(0, '127.0.0.1');
+    await once(other, 'listening');
+    await expect(listOf(`http://127.0.0.1:${(other.address() as AddressInfo).port}`)).rejects.toThrow(words);
   });
 });
