@@ -8,7 +8,12 @@ import {
   OUTBOUND_PDUS_TOPIC,
   type ReceivedMessage,
 } from '@exeunt/message-bus';
-import { DestinationQueue, OutboundPdusConsumer, Sending1700000000003 } from '@exeunt/sending';
+import {
+  DestinationQueue,
+  OutboundPdusConsumer,
+  Sending1700000000003,
+  SendingTraceparent1700000000020,
+} from '@exeunt/sending';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
 import {
@@ -24,7 +29,7 @@ import {
   type SenderUnderTest,
 } from './sending.harness.js';
 
-const migrations = [EmbeddedBus1700000000002, Sending1700000000003];
+const migrations = [EmbeddedBus1700000000002, Sending1700000000003, SendingTraceparent1700000000020];
 const numbers = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, n) => from + n);
 
 function sendingContract(name: string, open: () => Promise<Database>): void {
@@ -602,6 +607,43 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         expect(letters[1]?.headers.ce_id).toBe('exeunt-federation-sender/exeunt.outbound-pdus.v1/0/2');
         await consumer.stop();
         await bus.close();
+      });
+
+      it('keeps with each PDU the trace that its message names, to every attempt, and none that is no trace', async () => {
+        const traceparent = (digit: string) => `00-${digit.repeat(32)}-${digit.repeat(16)}-01`;
+        const named = (offset: number, ce_traceparent: string | undefined): ReceivedMessage => {
+          const message = received(offset, valueOf(offset, ['x.test']), `traced${offset}`);
+          if (ce_traceparent === undefined) return message;
+          return { ...message, headers: { ...message.headers, ce_traceparent } };
+        };
+        const { sender, clock, outcomes } = given();
+        const consumer = new OutboundPdusConsumer({
+          bus: { consume: () => Promise.reject(new Error('unused')), publish: async () => {} },
+          queue: sender.queue,
+          clock,
+        });
+        peers.answer('x.test', answers.down);
+        await consumer.handle([
+          named(1, traceparent('a')),
+          named(2, undefined),
+          named(3, 'a trace'),
+          named(4, traceparent('b')),
+          named(5, traceparent('a')),
+        ]);
+        await until(() => outcomes.length === 1);
+        // A row of an earlier release, and one that is taken in again by another message, keep what they have.
+        await database.query(`UPDATE sender_pdus SET traceparent = NULL WHERE event_id = '$5:us.test'`);
+        await consumer.handle([
+          { ...named(1, traceparent('c')), headers: { ce_id: 'other', ce_traceparent: traceparent('c') } },
+        ]);
+        peers.answer('x.test', answers.ok);
+        await sender.retry('x.test');
+        await until(() => outcomes.length === 2);
+        const [a, b] = ['a'.repeat(32), 'b'.repeat(32)];
+        expect(outcomes.map(({ traceIds }) => Object.fromEntries(traceIds))).toEqual([
+          { '$1:us.test': a, '$4:us.test': b, '$5:us.test': a },
+          { '$1:us.test': a, '$4:us.test': b },
+        ]);
       });
 
       it('does not take a batch as handled whose rows are not durable', async () => {

@@ -5,4 +5,5 @@ export * from './federation-sender.js';
 export * from './outbound-pdu.js';
 export * from './outbound-pdus-consumer.js';
 export * from './sending.migration.js';
+export * from './sending-traceparent.migration.js';
 export * from './transaction.js';

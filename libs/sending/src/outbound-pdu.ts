@@ -1,5 +1,6 @@
 import { parseEventId, parseRoomId, parseServerName, type ServerName } from '@exeunt/pdu';
 import { isJsonObject, memberOf, parseJson, stringifyJson, type JsonObject } from '@exeunt/signing';
+import { parseTraceparent } from '@exeunt/tracing';
 
 /** A message of `exeunt.outbound-pdus.v1`, read. */
 export interface OutboundPdu {
@@ -11,6 +12,8 @@ export interface OutboundPdu {
   readonly destinations: readonly ServerName[];
   /** JSON text of the PDU in federation format, equal in meaning to what was accepted. (BR-04) */
   readonly pdu: string;
+  /** Of the request that made it accepted, as W3C writes it; absent where the message names none. */
+  readonly traceparent?: string;
 }
 
 /** The envelope is two levels round a PDU that was within the limit of 100 by itself. */
@@ -49,7 +52,16 @@ export function readOutboundPdu(message: {
     }
     destinations.push(destination);
   }
-  return { id, roomId, eventId, destinations, pdu: stringifyJson(pdu) };
+  // A trace that can't be read is no reason to send nothing.
+  const { ce_traceparent: traceparent } = message.headers;
+  return {
+    id,
+    roomId,
+    eventId,
+    destinations,
+    pdu: stringifyJson(pdu),
+    ...(traceparent !== undefined && parseTraceparent(traceparent) !== undefined ? { traceparent } : {}),
+  };
 }
 
 function textOf<T>(object: JsonObject, key: string, parse: (text: string) => T | undefined): T | undefined {
