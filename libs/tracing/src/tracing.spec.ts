@@ -21,6 +21,8 @@ describe('without a collector', () => {
     expect(span.isRecording()).toBe(false);
     expect(traceparentOf(span.spanContext())).toBe(traceparentOf(parent));
     expect(inSpan(span, () => noTracing.begin('child').spanContext())).toEqual(parent);
+    const { traceId } = inSpan(span, () => noTracing.begin('another', { parent: 'none' }).spanContext());
+    expect(traceId).not.toBe(parent.traceId);
   });
 });
 

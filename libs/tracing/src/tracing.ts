@@ -12,8 +12,11 @@ import type { SpanExporter } from '@opentelemetry/sdk-trace-base';
 import { currentSpan } from './current-span.js';
 
 export interface SpanOptions {
-  /** Of another process or an earlier time; the {@link currentSpan} unless told. Without either a trace begins. */
-  readonly parent?: SpanContext | undefined;
+  /**
+   * Of another process or an earlier time, or `none` to begin a trace; the {@link currentSpan} unless told, and where
+   * there is none, a trace begins as well.
+   */
+  readonly parent?: SpanContext | 'none' | undefined;
   /** Spans of other traces that this one is about as well. */
   readonly links?: readonly SpanContext[];
   /** `INTERNAL` unless told. */
@@ -32,11 +35,15 @@ export interface Tracing {
 
 /** Records nothing: a span is the trace that it belongs to, and nothing more. */
 export const noTracing: Tracing = {
-  begin(_name, { parent = currentSpan()?.spanContext() } = {}) {
-    return trace.wrapSpanContext(parent ?? newTrace());
+  begin(_name, options) {
+    return trace.wrapSpanContext(parentOf(options) ?? newTrace());
   },
   async close() {},
 };
+
+function parentOf({ parent }: SpanOptions = {}): SpanContext | undefined {
+  return parent === 'none' ? undefined : (parent ?? currentSpan()?.spanContext());
+}
 
 function newTrace(): SpanContext {
   const traceId = randomBytes(16).toString('hex');
@@ -83,7 +90,9 @@ export async function openTracing(options: TraceExport): Promise<Tracing> {
   });
   const tracer = provider.getTracer('exeunt', options.serviceVersion);
   return {
-    begin(name, { parent = currentSpan()?.spanContext(), links = [], kind, attributes = {} } = {}) {
+    begin(name, options = {}) {
+      const { links = [], kind, attributes = {} } = options;
+      const parent = parentOf(options);
       return tracer.startSpan(
         name,
         {
