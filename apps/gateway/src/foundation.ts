@@ -18,9 +18,11 @@ import {
 } from '@exeunt/message-bus';
 import { Sending1700000000003, SendingTraceparent1700000000020 } from '@exeunt/sending';
 import { ServerDiscovery, systemSrvLookup } from '@exeunt/server-discovery';
+import { noTracing, openTracing, type Tracing } from '@exeunt/tracing';
 import { signingKeyText } from './data-directory.js';
 import { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
+import { product } from './product.js';
 import { ReceivedTransactions1700000000005 } from './receive-transaction/received-transactions.js';
 
 /** What every role stands on: the database, the bus, our keys, and the way to other servers. */
@@ -32,6 +34,7 @@ export interface Foundation {
   readonly client: FederationClient;
   readonly metrics: GatewayMetrics;
   readonly readiness: Readiness;
+  readonly tracing: Tracing;
   /** Hears of everything that went wrong and is tried again. */
   readonly onProblem: (what: string, cause: unknown) => void;
   close(): Promise<void>;
@@ -39,8 +42,13 @@ export interface Foundation {
 
 /** Opens the database, with the schema of all roles whichever comes first, and the bus. */
 export async function openFoundation(configuration: Configuration, log: Logger): Promise<Foundation> {
-  const { serverName, role, outgoing } = configuration;
+  const { serverName, role, outgoing, spanCollector } = configuration;
   const ownKeys = OwnKeys.parse(serverName, await signingKeyText(configuration.signingKeyFile));
+  const onProblem = (what: string, cause: unknown): void => log.warn({ err: cause }, what);
+  const tracing =
+    spanCollector === undefined
+      ? noTracing
+      : await openTracing({ ...spanCollector, serviceVersion: product.version, onProblem });
   const database = await openDatabase({
     ...(role.database.kind === 'postgres'
       ? { url: role.database.url }
@@ -56,7 +64,6 @@ export async function openFoundation(configuration: Configuration, log: Logger):
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });
-  const onProblem = (what: string, cause: unknown): void => log.warn({ err: cause }, what);
   let bus: MessageBus;
   try {
     bus =
@@ -90,6 +97,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
     now: Date.now,
     options: { timeoutMs: outgoing.timeoutMs, ...trust },
     resolve: (server) => discovery.resolve(server),
+    tracing,
     onRefusedAddress,
     onOutcome: (outcome: RequestOutcome) => {
       metrics.outgoing(outcome);
@@ -104,11 +112,14 @@ export async function openFoundation(configuration: Configuration, log: Logger):
     client,
     metrics,
     readiness: { database: () => database.check(), bus: () => bus.check() },
+    tracing,
     onProblem,
     async close() {
       await bus.close();
       await client.close();
       await database.close();
+      // Last, for all of them have something to tell.
+      await tracing.close();
     },
   };
 }

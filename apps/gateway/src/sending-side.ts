@@ -14,7 +14,7 @@ export interface SendingSide {
 /** Starts to take from the bus and to send. */
 export async function startSending(
   { serverName, role, outgoing, backoff }: Configuration,
-  { database, bus, client, metrics, onProblem }: Foundation,
+  { database, bus, client, metrics, tracing, onProblem }: Foundation,
   log: Logger,
 ): Promise<SendingSide> {
   metrics.countPendingPdus(() => pendingPdus(database));
@@ -25,12 +25,17 @@ export async function startSending(
     isAlone: role.kind === 'standalone',
     bounds: backoff,
     attemptTimeoutMs: outgoing.timeoutMs + 5000,
-    onOutcome: ({ pduErrors, ...outcome }) => {
-      if (outcome.outcome === 'delivered') log.info(outcome, 'transaction delivered');
-      else log.warn(outcome, 'transaction not delivered');
-      for (const error of pduErrors)
-        log.warn({ destination: outcome.destination, ...error }, 'PDU not taken');
+    onOutcome: ({ pduErrors, traceIds, ...outcome }) => {
+      // A transaction has at most 50 PDUs, and so that many traces.
+      const line = { ...outcome, trace_ids: [...new Set(traceIds.values())] };
+      if (outcome.outcome === 'delivered') log.info(line, 'transaction delivered');
+      else log.warn(line, 'transaction not delivered');
+      for (const error of pduErrors) {
+        const { destination } = outcome;
+        log.warn({ destination, ...error, trace_id: traceIds.get(error.eventId) }, 'PDU not taken');
+      }
     },
+    tracing,
     onProblem,
   });
   const consumer = new OutboundPdusConsumer({
