@@ -14,6 +14,7 @@ import {
   Sending1700000000003,
   SendingTraceparent1700000000020,
 } from '@exeunt/sending';
+import { currentTraceparent, noTracing, type SpanOptions, type Tracing } from '@exeunt/tracing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
 import {
@@ -643,6 +644,33 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         expect(outcomes.map(({ traceIds }) => Object.fromEntries(traceIds))).toEqual([
           { '$1:us.test': a, '$4:us.test': b, '$5:us.test': a },
           { '$1:us.test': a, '$4:us.test': b },
+        ]);
+      });
+
+      it('counts an attempt to the trace of its oldest PDU, and links it to the others', async () => {
+        const traceparent = (digit: string) => `00-${digit.repeat(32)}-${digit.repeat(16)}-01`;
+        const begun: SpanOptions[] = [];
+        const within: (string | undefined)[] = [];
+        const tracing: Tracing = {
+          begin(name, options = {}) {
+            begun.push(options);
+            return noTracing.begin(name, options);
+          },
+          close: async () => {},
+        };
+        peers.answer('x.test', () => {
+          within.push(currentTraceparent());
+          return answers.ok;
+        });
+        const { queue, drained } = given({ tracing });
+        await queue({ ...pdu(1, ['x.test']), traceparent: traceparent('a') }, pdu(2, ['x.test']), {
+          ...pdu(3, ['x.test']),
+          traceparent: traceparent('b'),
+        });
+        await drained('x.test');
+        expect(within).toEqual([traceparent('a')]);
+        expect(begun).toMatchObject([
+          { parent: { traceId: 'a'.repeat(32) }, links: [{ traceId: 'b'.repeat(32) }] },
         ]);
       });
 

@@ -9,6 +9,7 @@ import { PlatformModule } from './platform.module.js';
 import { admitPlatform, PlatformTokenGuard } from './platform-request/platform-token.guard.js';
 import { startPlatform, type Platform } from './platform.js';
 import { product } from './product.js';
+import { traceHeader } from './request-trace.js';
 
 /** A gateway, listening; alone with its sender in this process, or one of several beside federation-senders. */
 export interface Standalone {
@@ -98,7 +99,11 @@ export async function listen(
 function describe(app: NestFastifyApplication): void {
   const document = new DocumentBuilder()
     .setTitle(`${product.name} platform API`)
-    .setDescription('Rooms, leaves and deliveries, for the services of the platform and its operators.')
+    .setDescription(
+      'Rooms, leaves and deliveries, for the services of the platform and its operators. ' +
+        `Every answer names its trace in ${traceHeader}, which the log lines of the request carry as trace_id; ` +
+        'a traceparent header (W3C Trace Context) is gone on with.',
+    )
     .setVersion(product.version)
     .addBearerAuth()
     .build();

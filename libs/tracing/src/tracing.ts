@@ -65,7 +65,7 @@ export interface TraceExport {
 const maxQueued = 8_192;
 /** A batch of the relay links to each of its entries, a transaction to each of its PDUs. */
 const maxLinks = 256;
-const flushTimeoutMs = 5_000;
+const flushTimeoutMs = 3_000;
 const complainEveryMs = 60_000;
 
 /**
