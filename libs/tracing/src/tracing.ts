@@ -46,8 +46,8 @@ function parentOf({ parent }: SpanOptions = {}): SpanContext | undefined {
 }
 
 function newTrace(): SpanContext {
-  const traceId = randomBytes(16).toString('hex');
-  return { traceId, spanId: randomBytes(8).toString('hex'), traceFlags: TraceFlags.NONE };
+  const digits = randomBytes(24).toString('hex');
+  return { traceId: digits.slice(0, 32), spanId: digits.slice(32), traceFlags: TraceFlags.NONE };
 }
 
 export interface TraceExport {
