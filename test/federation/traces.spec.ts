@@ -5,6 +5,7 @@ import { isJsonObject, stringifyJson, withKeys, type JsonObject } from '@exeunt/
 import { importRoom, pdusOf } from '../harness/imported-room.js';
 import { makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
 import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { sendRaw } from '../harness/raw-request.js';
 import {
   respond,
   startRemoteServer,
@@ -184,6 +185,13 @@ describe('the log of a server', () => {
     });
     expect(answer.status).toBe(413);
     expect(log.grep(traceIdOf(answer))).toMatchObject([{ msg: 'request refused', status: 413 }]);
+  });
+
+  it('has a line for what is no HTTP request', async () => {
+    const { status, head } = await sendRaw(ours.federationUrl, ['NONSENSE\r\n\r\n']);
+    expect(status).toBe(400);
+    const traceId = /x-exeunt-trace-id: ([\da-f]{32})/i.exec(head)?.[1];
+    expect(log.grep(traceId ?? 'no trace')).toMatchObject([{ msg: 'request refused', errcode: 'M_UNKNOWN' }]);
   });
 
   it('is not what a peer writes into its traceparent', async () => {

@@ -64,11 +64,8 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
       refuse(request, reply, new MatrixError(400, 'M_INVALID_PARAM', error.message, 'ID-11'));
       endTrace(request, reply);
     },
-    clientErrorHandler: (error: NodeJS.ErrnoException, socket: Socket) => {
-      const span = tracing.begin('unreadable request', { kind: SpanKind.SERVER, parent: 'none' });
-      inSpan(span, () => answerUnreadable(error, socket, log, span.spanContext().traceId));
-      span.end();
-    },
+    clientErrorHandler: (error: NodeJS.ErrnoException, socket: Socket) =>
+      answerUnreadable(error, socket, options),
     ...(tls === undefined ? {} : { https: { ...tls, minVersion: 'TLSv1.2' as const } }),
   });
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
@@ -104,7 +101,11 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
 }
 
 /** Answers what is no HTTP request, or one whose head is too long, in the form of every other error. (HT-04) */
-function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket, log: Logger, traceId: string): void {
+function answerUnreadable(
+  error: NodeJS.ErrnoException,
+  socket: Socket,
+  { log, tracing }: ListenerOptions,
+): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
     socket.destroy();
     return;
@@ -115,12 +116,18 @@ function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket, log: Log
       : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
         ? ['408 Request Timeout', new MatrixError(408, 'M_UNKNOWN', 'the request did not come in time')]
         : ['400 Bad Request', new MatrixError(400, 'M_UNKNOWN', 'this is no HTTP request')];
-  log.info({ code: error.code, ...refused.body() }, 'request refused');
+  const span = tracing.begin('unreadable request', { kind: SpanKind.SERVER, parent: 'none' });
+  inSpan(span, () => log.info({ code: error.code, ...refused.body() }, 'request refused'));
+  span.end();
   const body = JSON.stringify(refused.body());
-  const head = `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\n${traceHeader}: ${traceId}\r\n`;
-  socket.end(`${head}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`, () =>
-    socket.destroy(),
-  );
+  const head = [
+    `HTTP/1.1 ${status}`,
+    'Content-Type: application/json; charset=utf-8',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    `${traceHeader}: ${span.spanContext().traceId}`,
+    'Connection: close',
+  ];
+  socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
 }
 
 /** Learns the paths of all routes as they are made; gives whether a request target is one of them. */

@@ -59,6 +59,11 @@ describe('the environment', () => {
       { ...collector, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'https://traces/in' },
       { url: 'https://traces/in' },
     ],
+    [
+      'nobody, where other services are told how',
+      { OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc', OTEL_TRACES_SAMPLER: 'always_on' },
+      undefined,
+    ],
     ['nobody, where it is switched off', { ...collector, OTEL_SDK_DISABLED: 'true' }, undefined],
     ['nobody, where it is for other things', { ...collector, OTEL_TRACES_EXPORTER: 'none' }, undefined],
     [

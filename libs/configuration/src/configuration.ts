@@ -265,16 +265,20 @@ function spanCollector(environment: Environment): SpanCollector | undefined {
   const traces = endpoint(environment, 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT');
   const url = traces ?? (base === undefined ? undefined : `${base.replace(/\/+$/, '')}/v1/traces`);
   const isDisabled = flag(environment, 'OTEL_SDK_DISABLED', false);
-  const exporter = oneOf(environment, 'OTEL_TRACES_EXPORTER', ['otlp', 'none'], 'otlp');
+  // The rest may be meant for other services, where this one sends none.
+  if (url === undefined || isDisabled) return undefined;
+  if (oneOf(environment, 'OTEL_TRACES_EXPORTER', ['otlp', 'none'], 'otlp') === 'none') return undefined;
   // What takes OTLP over HTTP takes it in JSON.
   const protocols = ['http/json', 'http/protobuf'] as const;
   for (const name of ['OTEL_EXPORTER_OTLP_PROTOCOL', 'OTEL_EXPORTER_OTLP_TRACES_PROTOCOL']) {
     oneOf(environment, name, protocols, 'http/json');
   }
-  const sampledRatio = ratioOfSampler(environment);
   const kind = oneOf(environment, 'EXEUNT_ROLE', roleKinds, 'standalone');
-  if (url === undefined || isDisabled || exporter === 'none') return undefined;
-  return { url, serviceName: text(environment, 'OTEL_SERVICE_NAME', serviceNames[kind]), sampledRatio };
+  return {
+    url,
+    serviceName: text(environment, 'OTEL_SERVICE_NAME', serviceNames[kind]),
+    sampledRatio: ratioOfSampler(environment),
+  };
 }
 
 function endpoint(environment: Environment, name: string): string | undefined {
