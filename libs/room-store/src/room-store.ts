@@ -147,10 +147,10 @@ export class RoomStore {
         const traceparent = traceparentIn(span);
         this.#enqueue(roomId, (queue) => queue.commands.push({ run: decide, traceparent, resolve, fail }));
       });
-      const accepted = outcome.domainEvents.find(({ type }) => type === 'PduAccepted');
+      const accepted = outcome.domainEvents.find((domainEvent) => domainEvent.type === 'PduAccepted');
       span?.setAttributes({
         'exeunt.position': outcome.position,
-        ...(accepted !== undefined && 'eventId' in accepted ? { 'matrix.event_id': accepted.eventId } : {}),
+        ...(accepted === undefined ? {} : { 'matrix.event_id': accepted.eventId }),
         ...(outcome.refusal === undefined ? {} : { 'exeunt.rule': outcome.refusal.rule }),
       });
       return outcome;
