@@ -19,6 +19,7 @@ import {
   type Happening,
   type Parked,
 } from '@exeunt/sending';
+import { currentTraceparent, noTracing, type SpanOptions, type Tracing } from '@exeunt/tracing';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
@@ -988,6 +989,70 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         expect(letters[1]?.headers.ce_id).toBe('exeunt-federation-sender/exeunt.outbound-pdus.v1/0/2');
         await consumer.stop();
         await bus.close();
+      });
+
+      it('keeps with each PDU the trace that its message names, to every attempt, and none that is no trace', async () => {
+        const traceparent = (digit: string) => `00-${digit.repeat(32)}-${digit.repeat(16)}-01`;
+        const named = (offset: number, ce_traceparent: string | undefined): ReceivedMessage => {
+          const message = received(offset, valueOf(offset, ['x.test']), `traced${offset}`);
+          if (ce_traceparent === undefined) return message;
+          return { ...message, headers: { ...message.headers, ce_traceparent } };
+        };
+        const { sender, clock, outcomes } = given();
+        const consumer = new OutboundPdusConsumer({
+          bus: { consume: () => Promise.reject(new Error('unused')), publish: async () => {} },
+          queue: sender.queue,
+          clock,
+        });
+        peers.answer('x.test', answers.down);
+        await consumer.handle([
+          named(1, traceparent('a')),
+          named(2, undefined),
+          named(3, 'a trace'),
+          named(4, traceparent('b')),
+          named(5, traceparent('a')),
+        ]);
+        await until(() => outcomes.length === 1);
+        // A row of an earlier release, and one that is taken in again by another message, keep what they have.
+        await database.query(`UPDATE sender_pdus SET traceparent = NULL WHERE event_id = '$5:us.test'`);
+        await consumer.handle([
+          { ...named(1, traceparent('c')), headers: { ce_id: 'other', ce_traceparent: traceparent('c') } },
+        ]);
+        peers.answer('x.test', answers.ok);
+        await sender.retry('x.test');
+        await until(() => outcomes.length === 2);
+        const [a, b] = ['a'.repeat(32), 'b'.repeat(32)];
+        expect(outcomes.map(({ traceIds }) => Object.fromEntries(traceIds))).toEqual([
+          { '$1:us.test': a, '$4:us.test': b, '$5:us.test': a },
+          { '$1:us.test': a, '$4:us.test': b },
+        ]);
+      });
+
+      it('counts an attempt to the trace of its oldest PDU, and links it to the others', async () => {
+        const traceparent = (digit: string) => `00-${digit.repeat(32)}-${digit.repeat(16)}-01`;
+        const begun: SpanOptions[] = [];
+        const within: (string | undefined)[] = [];
+        const tracing: Tracing = {
+          begin(name, options = {}) {
+            begun.push(options);
+            return noTracing.begin(name, options);
+          },
+          close: async () => {},
+        };
+        peers.answer('x.test', () => {
+          within.push(currentTraceparent());
+          return answers.ok;
+        });
+        const { queue, drained } = given({ tracing });
+        await queue({ ...pdu(1, ['x.test']), traceparent: traceparent('a') }, pdu(2, ['x.test']), {
+          ...pdu(3, ['x.test']),
+          traceparent: traceparent('b'),
+        });
+        await drained('x.test');
+        expect(within).toEqual([traceparent('a')]);
+        expect(begun).toMatchObject([
+          { parent: { traceId: 'a'.repeat(32) }, links: [{ traceId: 'b'.repeat(32) }] },
+        ]);
       });
 
       it('does not take a batch as handled whose rows are not durable', async () => {

@@ -7,6 +7,7 @@ import { stripVTControlCharacters } from 'node:util';
 import type { DynamicModule } from '@nestjs/common';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { noTracing } from '@exeunt/tracing';
 import { SenderModule } from '../../apps/federation-sender/src/sender.module.js';
 import { createListener } from '../../apps/gateway/src/listeners.js';
 import { PlatformModule } from '../../apps/gateway/src/platform.module.js';
@@ -237,7 +238,7 @@ describe('the other listeners', () => {
     act((printing) => listDestinations(new OperatorApi(url, ours.token), { limit: 9 }, printing));
   const listenerOf = async (module: DynamicModule): Promise<string> => {
     const log = pino({ level: 'silent' });
-    const app = await createListener({ module, maxBodyBytes: 65_536, log });
+    const app = await createListener({ module, maxBodyBytes: 65_536, log, tracing: noTracing });
     listening.push(app);
     return listen(app, { host: '127.0.0.1', port: 0 }, 'http');
   };

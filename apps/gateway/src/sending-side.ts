@@ -13,7 +13,7 @@ export interface SendingSide {
 /** Starts to take from the bus and to send. */
 export async function startSending(
   { serverName, role, outgoing, backoff }: Configuration,
-  { database, bus, client, metrics, onProblem }: Foundation,
+  { database, bus, client, metrics, tracing, onProblem }: Foundation,
   log: Logger,
 ): Promise<SendingSide> {
   const sender = new FederationSender({
@@ -25,12 +25,17 @@ export async function startSending(
     attemptTimeoutMs: outgoing.timeoutMs + 5000,
     onOutcome: (attempt) => {
       metrics.attempt(attempt);
-      const { pduErrors, waits: _, ...outcome } = attempt;
-      if (outcome.outcome === 'delivered') log.info(outcome, 'transaction delivered');
-      else log.warn(outcome, 'transaction not delivered');
-      for (const error of pduErrors)
-        log.warn({ destination: outcome.destination, ...error }, 'PDU not taken');
+      const { pduErrors, traceIds, waits: _, ...outcome } = attempt;
+      // A transaction has at most 50 PDUs, and so that many traces.
+      const line = { ...outcome, trace_ids: [...new Set(traceIds.values())] };
+      if (outcome.outcome === 'delivered') log.info(line, 'transaction delivered');
+      else log.warn(line, 'transaction not delivered');
+      for (const error of pduErrors) {
+        const { destination } = outcome;
+        log.warn({ destination, ...error, trace_id: traceIds.get(error.eventId) }, 'PDU not taken');
+      }
     },
+    tracing,
     onProblem,
   });
   metrics.readQueue(sender.queue);

@@ -26,6 +26,8 @@ export interface QueuedPdu {
   readonly pdu: string;
   /** When it was accepted, ms since the epoch and never after it was put into the queue. */
   readonly acceptedAt: number;
+  /** Of the request that made it accepted; absent where that was not traced. */
+  readonly traceparent?: string;
 }
 
 /** A PDU that a destination answered it could not take. Final: it is not sent again. (TX-06) */
@@ -193,9 +195,9 @@ export class DestinationQueue {
         ...new Map(fresh.map((message) => [nameOf(message.roomId, message.eventId), message])).values(),
       ];
       const stored = await tx.query<{ id: string; room_id: string; event_id: string }>(
-        `INSERT INTO sender_pdus (room_id, event_id, pdu, received_at)
-         SELECT room_id, event_id, pdu, $4::bigint
-           FROM unnest($1::text[], $2::text[], $3::text[]) AS m(room_id, event_id, pdu)
+        `INSERT INTO sender_pdus (room_id, event_id, pdu, traceparent, received_at)
+         SELECT room_id, event_id, pdu, traceparent, $5::bigint
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS m(room_id, event_id, pdu, traceparent)
           ORDER BY room_id COLLATE "C", event_id COLLATE "C"
          ON CONFLICT (room_id, event_id) DO UPDATE SET received_at = excluded.received_at
          RETURNING id::text AS id, room_id, event_id`,
@@ -203,6 +205,7 @@ export class DestinationQueue {
           pdus.map((message) => message.roomId),
           pdus.map((message) => message.eventId),
           pdus.map((message) => message.pdu),
+          pdus.map((message) => message.traceparent ?? null),
           String(now),
         ],
       );
@@ -344,8 +347,14 @@ export class DestinationQueue {
       ],
     );
     // Each PDU is read once, however many destinations wait for it.
-    const rows = await this.#database.query<{ id: string; room_id: string; event_id: string; pdu: string }>(
-      `SELECT id::text AS id, room_id, event_id, pdu FROM sender_pdus WHERE id = ANY($1::bigint[])`,
+    const rows = await this.#database.query<{
+      id: string;
+      room_id: string;
+      event_id: string;
+      pdu: string;
+      traceparent: string | null;
+    }>(
+      `SELECT id::text AS id, room_id, event_id, pdu, traceparent FROM sender_pdus WHERE id = ANY($1::bigint[])`,
       [[...new Set(places.map((place) => place.pdu_id))]],
     );
     const pdus = new Map(rows.map((row) => [row.id, row]));
@@ -360,6 +369,7 @@ export class DestinationQueue {
         eventId: row.event_id,
         pdu: row.pdu,
         acceptedAt: Number(accepted_at),
+        ...(row.traceparent === null ? {} : { traceparent: row.traceparent }),
       });
       queued.set(destination, list);
     }

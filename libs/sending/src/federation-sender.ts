@@ -6,6 +6,15 @@ import { Alarm, systemClock, type Clock } from '@exeunt/message-bus';
 import type { ServerName } from '@exeunt/pdu';
 import type { JsonObject } from '@exeunt/signing';
 import {
+  inSpan,
+  noTracing,
+  parseTraceparent,
+  SpanStatusCode,
+  traceIdIn,
+  type Span,
+  type Tracing,
+} from '@exeunt/tracing';
+import {
   DestinationQueue,
   type DestinationDetails,
   type DestinationFilter,
@@ -49,6 +58,8 @@ export interface AttemptOutcome {
   readonly error?: string;
   /** Of a delivery: what it could not take, for good. */
   readonly pduErrors: readonly PduError[];
+  /** By event ID, the trace ID of the request that each PDU came by, of those that were traced. */
+  readonly traceIds: ReadonlyMap<string, string>;
 }
 
 /** How long a PDU waited for one destination. */
@@ -87,7 +98,10 @@ export interface FederationSenderOptions {
   readonly random?: () => number;
   /** Never the same twice, not even after the database was lost: a peer takes it for a repeat. Default: a UUID. */
   readonly newTxnId?: () => string;
+  /** Called within the trace of the oldest PDU. */
   readonly onOutcome?: (outcome: AttemptOutcome) => void;
+  /** Where the span of each attempt goes; nowhere by default. */
+  readonly tracing?: Tracing;
   /** Told of everything else that went wrong and is tried again. */
   readonly onProblem?: (what: string, cause: unknown) => void;
 }
@@ -312,7 +326,23 @@ export class FederationSender {
     return Math.min(pollMs, waitMs > 0 ? waitMs : SHORTEST_WAIT_MS);
   }
 
-  async #attempt(transaction: FrozenTransaction): Promise<void> {
+  /** An attempt is part of the trace of its oldest PDU, for mostly it is the only one, and linked to the others'. */
+  #attempt(transaction: FrozenTransaction): Promise<void> {
+    const { destination, txnId, pdus } = transaction;
+    const [parent, ...links] = pdus.flatMap(({ traceparent }) => parseTraceparent(traceparent) ?? []);
+    const span = (this.#options.tracing ?? noTracing).begin('send transaction', {
+      parent,
+      links,
+      attributes: {
+        'matrix.destination': destination,
+        'matrix.txn_id': txnId,
+        'matrix.event_ids': pdus.map(({ eventId }) => eventId),
+      },
+    });
+    return inSpan(span, () => this.#attemptIn(span, transaction)).finally(() => span.end());
+  }
+
+  async #attemptIn(span: Span, transaction: FrozenTransaction): Promise<void> {
     const startedAt = this.#clock.now();
     const answer = await this.#send(transaction);
     const now = this.#clock.now();
@@ -322,6 +352,7 @@ export class FederationSender {
       pdus: transaction.pdus.length,
       durationMs: now - startedAt,
       oldestWaitedMs: Math.max(0, now - (transaction.pdus[0]?.acceptedAt ?? now)),
+      traceIds: traceIdsOf(transaction.pdus),
     };
     if (answer.ok && answer.status === 200) {
       const pduErrors = pduErrorsOf(transaction.pdus, answer.body);
@@ -338,6 +369,8 @@ export class FederationSender {
       ? { ok: false, kind: 'http', status: answer.status, error: 'a status other than 200', retry: 'later' }
       : answer;
     const failure = failureOf(remoteError);
+    span.setStatus({ code: SpanStatusCode.ERROR });
+    span.setAttribute('error.type', failure.kind);
     const error = errorText(remoteError);
     await this.#record(() => this.#recordFailure(transaction, failure, error));
     this.#options.onOutcome?.({ ...about, outcome: failure.kind, error, pduErrors: [], waits: [] });
@@ -432,6 +465,15 @@ function waitsOf({ pdus, before, recoveredAt }: FrozenTransaction, now: number):
     waitedMs: Math.max(0, now - acceptedAt),
     wasHindered: before !== undefined || (recoveredAt !== undefined && acceptedAt <= recoveredAt),
   }));
+}
+
+function traceIdsOf(pdus: FrozenTransaction['pdus']): ReadonlyMap<string, string> {
+  return new Map(
+    pdus.flatMap(({ eventId, traceparent }) => {
+      const traceId = traceIdIn(traceparent);
+      return traceId === undefined ? [] : [[eventId, traceId] as const];
+    }),
+  );
 }
 
 function errorText({ kind, status, errcode, error }: RemoteError): string {

@@ -7,4 +7,5 @@ export * from './outbound-pdus-consumer.js';
 export * from './parking.migration.js';
 export * from './sending-migrations.js';
 export * from './sending.migration.js';
+export * from './sending-traceparent.migration.js';
 export * from './transaction.js';

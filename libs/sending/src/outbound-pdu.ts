@@ -1,5 +1,6 @@
 import { parseEventId, parseRoomId, parseServerName, type ServerName } from '@exeunt/pdu';
 import { isJsonObject, memberOf, parseJson, stringifyJson, type JsonObject } from '@exeunt/signing';
+import { parseTraceparent } from '@exeunt/tracing';
 
 /** A message of `exeunt.outbound-pdus.v1`, read. */
 export interface OutboundPdu {
@@ -16,6 +17,8 @@ export interface OutboundPdu {
    * does not say, or not in a way that can be read.
    */
   readonly acceptedAt?: number;
+  /** Of the request that made it accepted, as W3C writes it; absent where the message names none. */
+  readonly traceparent?: string;
 }
 
 /** The envelope is two levels round a PDU that was within the limit of 100 by itself. */
@@ -55,6 +58,8 @@ export function readOutboundPdu(message: {
     destinations.push(destination);
   }
   const acceptedAt = timeOf(message.headers.ce_time);
+  // A trace that can't be read is no reason to send nothing.
+  const { ce_traceparent: traceparent } = message.headers;
   return {
     id,
     roomId,
@@ -62,6 +67,7 @@ export function readOutboundPdu(message: {
     destinations,
     pdu: stringifyJson(pdu),
     ...(acceptedAt === undefined ? {} : { acceptedAt }),
+    ...(traceparent !== undefined && parseTraceparent(traceparent) !== undefined ? { traceparent } : {}),
   };
 }
 

@@ -10,6 +10,7 @@ import {
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { refusalToMatrixError } from '../matrix-error/matrix-error.js';
 import { AcceptLeave } from './accept-leave.command.js';
+import { logLeave } from './leave-log.js';
 
 /**
  * `PUT send_leave`, v2 and the v1 that older peers still call; both for rooms of every version. (TOP-01, SL-01, SL-02)
@@ -42,7 +43,9 @@ export class SendLeaveController {
     const roomId = roomIdIn(segments[4]);
     const eventId = eventIdIn(segments[5]);
     const refusal = await this.commands.execute(new AcceptLeave(roomId, eventId, origin, content ?? {}));
-    this.side.metrics.leave(refusal?.rule);
+    const { metrics, log } = this.side;
+    metrics.leave(refusal?.rule);
+    logLeave(log, { roomId, eventId, origin }, refusal);
     if (refusal !== undefined) throw refusalToMatrixError(refusal);
   }
 }
