@@ -22,7 +22,13 @@ import {
   inDocument,
   schemaFiles,
 } from '../harness/bus-schemas.js';
-import { deadLetters, handedOverMessages, publishedMessages } from '../harness/published-messages.js';
+import {
+  deadLetters,
+  handedOverMessages,
+  publishedMessages,
+  storedIn,
+  storedMessages,
+} from '../harness/published-messages.js';
 
 /*
  * docs/bus: the messages as a contract. What is published today is as the contract says, what was published once still
@@ -41,11 +47,7 @@ const types = [...schemaFiles.keys()].filter((name) => name.startsWith('exeunt.'
 const requiredOf = (type: string) => schemaFiles.get(type)?.['required'] as readonly string[];
 const propertiesOf = (type: string) => Object.keys(schemaFiles.get(type)?.['properties'] as object);
 
-/** As they were published by the release that came first with the type, and by each that added a field. Never edited. */
-const storedIn = new URL('bus-messages/', import.meta.url);
-const stored = readdirSync(storedIn).flatMap(
-  (file) => JSON.parse(readFileSync(new URL(file, storedIn), 'utf8')) as readonly BusMessage[],
-);
+const stored = storedMessages();
 
 const withValue = (message: BusMessage, change: (value: Record<string, unknown>) => object): BusMessage => ({
   ...message,

@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from 'node:fs';
 import { InMemoryEventStore } from '@exeunt/event-store';
 import {
   cancelLeave,
@@ -295,5 +296,18 @@ function keysOf({ name, key }: BuilderServer): JsonObject {
     },
     name,
     key,
+  );
+}
+
+/** Where {@link storedMessages} are: a file a type, named for it. */
+export const storedIn = new URL('../conformance/bus-messages/', import.meta.url);
+
+/**
+ * Messages as they were published by the release that came first with their type, and by each that added a field. Never
+ * edited.
+ */
+export function storedMessages(): readonly BusMessage[] {
+  return readdirSync(storedIn).flatMap(
+    (file) => JSON.parse(readFileSync(new URL(file, storedIn), 'utf8')) as readonly BusMessage[],
   );
 }
