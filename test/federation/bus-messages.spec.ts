@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   DEAD_LETTER_TOPIC,
@@ -8,8 +9,9 @@ import {
 import { isPduFault, parsePdu, type UserId } from '@exeunt/pdu';
 import { leaveTemplate } from '@exeunt/room';
 import { JsonNumber, type JsonObject } from '@exeunt/signing';
-import { faultsOf } from '../harness/bus-schemas.js';
+import { busDocs, faultsOf, schemaFiles } from '../harness/bus-schemas.js';
 import { importRoom } from '../harness/imported-room.js';
+import { buildProgram } from '../harness/leave-process.js';
 import { acceptInvites, leaveRoom } from '../harness/leaving-user.js';
 import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
 import { respond, startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
@@ -66,6 +68,46 @@ const pathOf = (endpoint: string, { roomId }: PeerRoom) =>
 function leave(room: PeerRoom): Promise<JsonObject> {
   return ours.ok('POST', '/v1/leaves', { user_id: bob, room_id: room.roomId });
 }
+
+describe('the platform listener', () => {
+  const get = (path: string) => fetch(new URL(path, ours.platformUrl));
+
+  it('shows the contract as it is, to anybody, with every schema that it refers to', async () => {
+    const document = await get('/asyncapi.yaml');
+    expect([document.status, document.headers.get('content-type')]).toEqual([
+      200,
+      expect.stringContaining('yaml'),
+    ]);
+    const text = await document.text();
+    expect(text).toBe(readFileSync(new URL('asyncapi.yaml', busDocs), 'utf8'));
+    const refs = new Set([...text.matchAll(/\$ref: (\.\/schemas\/[^#\n]+)/g)].map(([, ref]) => ref!));
+    expect(refs.size).toBeGreaterThan(10);
+    for (const ref of refs) {
+      const schema = await get(ref);
+      expect([schema.status, await schema.json()]).toEqual([
+        200,
+        schemaFiles.get(ref.slice('./schemas/'.length, -'.json'.length)),
+      ]);
+    }
+  });
+
+  it.each([
+    '/README.md',
+    '/schemas',
+    '/schemas/',
+    '/schemas/..%2f..%2f..%2fpackage.json',
+    '/%2e%2e/package.json',
+  ])('shows nothing at %s', async (path) => {
+    expect((await get(path)).status).toBe(404);
+  });
+
+  it('finds it beside the built program as well', async () => {
+    await buildProgram();
+    const files = (at: string) => readdirSync(new URL(at, busDocs)).sort();
+    expect(files('../../dist/docs/bus/schemas')).toEqual(files('schemas'));
+    expect(files('../../dist/docs/bus')).toContain('asyncapi.yaml');
+  });
+});
 
 describe('a server tells the bus', () => {
   it.each(['1', '4', '11', '12'])('of a room of version %s, and of a leave', async (version) => {
