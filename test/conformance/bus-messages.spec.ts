@@ -164,7 +164,7 @@ describe('W3C trace context', () => {
     ['', false],
   ])('%j may be with a message: %s', (traceparent, isValid) => {
     const message = published[0]!;
-    const faults = faultsOf({ ...message, headers: { ...message.headers, traceparent } });
+    const faults = faultsOf({ ...message, headers: { ...message.headers, ce_traceparent: traceparent } });
     expect(faults.length === 0).toBe(isValid);
   });
 });

@@ -213,7 +213,7 @@ export async function deadLetters(): Promise<readonly BusMessage[]> {
     clock: { now: () => startTs, after: () => () => {} },
   });
   const at = { topic: OUTBOUND_PDUS_TOPIC, partition: 3, key: '3' };
-  const headers = { ce_id: 'some/1', traceparent: `00-${'0af7'.repeat(8)}-${'b7ad'.repeat(4)}-01` };
+  const headers = { ce_id: 'some/1', ce_traceparent: `00-${'0af7'.repeat(8)}-${'b7ad'.repeat(4)}-01` };
   await consumer.handle([
     { ...at, offset: '0', headers: {}, value: '' },
     { ...at, offset: '9223372036854775807', headers, value: 'no JSON \0' },
@@ -262,7 +262,7 @@ export function handedOverMessages(): readonly BusMessage[] {
     ['room', builder.roomId, { room_version: '11', state, auth_chain: [], ...place, ...keys }],
     ['pdus', builder.roomId, { room_id: builder.roomId, pdus: pdus.slice(-1) }],
     ['pdus', builder.roomId, { room_id: builder.roomId, pdus: pdus.slice(-2), ...keys }],
-    ['knock', knock.roomId, { ...who, via: [] }],
+    ['knock', knock.roomId, who],
     [
       'knock',
       knock.roomId,
