@@ -104,11 +104,10 @@ function describe(app: NestFastifyApplication): void {
   app.useStaticAssets({ root: busDocs, prefix: '/', wildcard: false, index: false });
   const document = new DocumentBuilder()
     .setTitle(`${product.name} platform API`)
-    .setDescription(
-      'Rooms, leaves and deliveries, for the services of the platform and its operators. The messages of the bus are described in /asyncapi.yaml.',
-    )
+    .setDescription('Rooms, leaves and deliveries, for the services of the platform and its operators.')
     .setVersion(product.version)
     .addBearerAuth()
+    .setExternalDoc('The messages of the bus', '/asyncapi.yaml')
     .build();
   SwaggerModule.setup('docs', app, () => SwaggerModule.createDocument(app, document));
 }
