@@ -16,12 +16,13 @@ import {
   KafkaMessageBus,
   type MessageBus,
 } from '@exeunt/message-bus';
-import { Sending1700000000003 } from '@exeunt/sending';
+import { sendingMigrations } from '@exeunt/sending';
 import { ServerDiscovery, systemSrvLookup } from '@exeunt/server-discovery';
 import { signingKeyText } from './data-directory.js';
 import { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
 import { ReceivedTransactions1700000000005 } from './receive-transaction/received-transactions.js';
+import { InvitesUnderWay1700000000006 } from './rooms/invites-under-way.js';
 
 /** What every role stands on: the database, the bus, our keys, and the way to other servers. */
 export interface Foundation {
@@ -49,9 +50,10 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       ...eventStoreMigrations,
       ServerKeys1700000000001,
       EmbeddedBus1700000000002,
-      Sending1700000000003,
+      ...sendingMigrations,
       Leaving1700000000004,
       ReceivedTransactions1700000000005,
+      InvitesUnderWay1700000000006,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });

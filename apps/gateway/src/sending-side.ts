@@ -1,6 +1,5 @@
 import type { Logger } from 'pino';
 import type { Configuration } from '@exeunt/configuration';
-import type { Database } from '@exeunt/database';
 import { FederationSender, OutboundPdusConsumer } from '@exeunt/sending';
 import type { Foundation } from './foundation.js';
 
@@ -17,7 +16,6 @@ export async function startSending(
   { database, bus, client, metrics, onProblem }: Foundation,
   log: Logger,
 ): Promise<SendingSide> {
-  metrics.countPendingPdus(() => pendingPdus(database));
   const sender = new FederationSender({
     database,
     serverName,
@@ -25,7 +23,9 @@ export async function startSending(
     isAlone: role.kind === 'standalone',
     bounds: backoff,
     attemptTimeoutMs: outgoing.timeoutMs + 5000,
-    onOutcome: ({ pduErrors, ...outcome }) => {
+    onOutcome: (attempt) => {
+      metrics.attempt(attempt);
+      const { pduErrors, waits: _, ...outcome } = attempt;
       if (outcome.outcome === 'delivered') log.info(outcome, 'transaction delivered');
       else log.warn(outcome, 'transaction not delivered');
       for (const error of pduErrors)
@@ -33,6 +33,7 @@ export async function startSending(
     },
     onProblem,
   });
+  metrics.readQueue(sender.queue);
   const consumer = new OutboundPdusConsumer({
     bus,
     queue: sender.queue,
@@ -49,9 +50,4 @@ export async function startSending(
       await sender.stop();
     },
   };
-}
-
-async function pendingPdus(database: Database): Promise<number> {
-  const [row] = await database.query<{ pending: string }>('SELECT count(*) AS pending FROM sender_queue');
-  return Number(row?.pending ?? 0);
 }

@@ -7,6 +7,8 @@ import type { ServerName } from '@exeunt/pdu';
 import type { JsonObject } from '@exeunt/signing';
 import {
   DestinationQueue,
+  type DestinationDetails,
+  type DestinationFilter,
   type DestinationStatus,
   type FrozenTransaction,
   type Lane,
@@ -16,8 +18,8 @@ import {
   DEFAULT_BACKOFF,
   failureOf,
   nextState,
+  refusalReason,
   type BackoffBounds,
-  type DestinationState,
   type Failure,
 } from './destination-state.js';
 import { pduErrorsOf, toRecordedText, transactionBody } from './transaction.js';
@@ -38,8 +40,10 @@ export interface AttemptOutcome {
   readonly txnId: string;
   readonly pdus: number;
   readonly durationMs: number;
-  /** From the oldest PDU's coming into the queue until now. */
+  /** From the oldest PDU's being accepted until now. */
   readonly oldestWaitedMs: number;
+  /** Of a delivery: how each PDU fared, in order. */
+  readonly waits: readonly PduWait[];
   readonly outcome: 'delivered' | Failure['kind'];
   /** Of a failure. */
   readonly error?: string;
@@ -47,8 +51,16 @@ export interface AttemptOutcome {
   readonly pduErrors: readonly PduError[];
 }
 
+/** How long a PDU waited for one destination. */
+export interface PduWait {
+  /** From its being accepted to the destination's 200. At least 0, whatever the clocks say. */
+  readonly waitedMs: number;
+  /** Whether the destination failed, or was parked, at any time meanwhile. */
+  readonly wasHindered: boolean;
+}
+
 export interface FederationSenderOptions {
-  /** With the migration `Sending1700000000003`. */
+  /** With the `sendingMigrations`. */
   readonly database: Database;
   /** Us: the `origin` of every transaction. */
   readonly serverName: ServerName;
@@ -169,13 +181,36 @@ export class FederationSender {
     return (await this.queue.status(destination)) !== undefined;
   }
 
+  /**
+   * An operator wants nothing sent to the destination until they say otherwise, or it makes contact. What is under way
+   * goes on, here or in another process. `false` where there has never been anything for it.
+   */
+  async park(destination: string): Promise<boolean> {
+    await this.queue.park(destination, this.#clock.now());
+    return (await this.queue.status(destination)) !== undefined;
+  }
+
+  /** An operator ends its parking. One that is not parked stays as it is, in its backoff too. `false` as with `park`. */
+  async unpark(destination: string): Promise<boolean> {
+    await this.queue.unpark(destination, this.#clock.now());
+    this.#news.ring();
+    return (await this.queue.status(destination)) !== undefined;
+  }
+
   /** Undefined for a server we have never had anything for. */
   async status(destination: string): Promise<DestinationStatus | undefined> {
     return await this.queue.status(destination);
   }
 
+  /** Undefined for a server we have never had anything for. */
+  async details(destination: string): Promise<DestinationDetails | undefined> {
+    return await this.queue.details(destination);
+  }
+
   /** In order of server name by code point, after `after`; at most `limit`. */
-  async list(options: { readonly after?: string; readonly limit: number }): Promise<DestinationStatus[]> {
+  async list(
+    options: { readonly after?: string; readonly limit: number } & DestinationFilter,
+  ): Promise<DestinationStatus[]> {
     return await this.queue.list(options);
   }
 
@@ -286,12 +321,17 @@ export class FederationSender {
       txnId: transaction.txnId,
       pdus: transaction.pdus.length,
       durationMs: now - startedAt,
-      oldestWaitedMs: now - (transaction.pdus[0]?.queuedAt ?? now),
+      oldestWaitedMs: Math.max(0, now - (transaction.pdus[0]?.acceptedAt ?? now)),
     };
     if (answer.ok && answer.status === 200) {
       const pduErrors = pduErrorsOf(transaction.pdus, answer.body);
       await this.#record(() => this.queue.delivered(transaction, pduErrors, now));
-      this.#options.onOutcome?.({ ...about, outcome: 'delivered', pduErrors });
+      this.#options.onOutcome?.({
+        ...about,
+        outcome: 'delivered',
+        pduErrors,
+        waits: waitsOf(transaction, now),
+      });
       return;
     }
     const remoteError: RemoteError = answer.ok
@@ -300,7 +340,7 @@ export class FederationSender {
     const failure = failureOf(remoteError);
     const error = errorText(remoteError);
     await this.#record(() => this.#recordFailure(transaction, failure, error));
-    this.#options.onOutcome?.({ ...about, outcome: failure.kind, error, pduErrors: [] });
+    this.#options.onOutcome?.({ ...about, outcome: failure.kind, error, pduErrors: [], waits: [] });
   }
 
   async #send(transaction: FrozenTransaction): Promise<FederationResult> {
@@ -336,16 +376,18 @@ export class FederationSender {
       random: (this.#options.random ?? Math.random)(),
       bounds: this.#bounds,
     };
-    // If how it stood has changed, it has made contact since, or else the claim is no longer ours.
-    for (const before of new Set([transaction.before, undefined])) {
-      const state: DestinationState = nextState(
-        { kind: 'sending', before },
-        { kind: 'failed', failure },
-        facts,
-      );
-      if (state.kind !== 'backing-off' && state.kind !== 'parked')
-        throw new Error(`${state.kind} after a failure`);
-      if (await this.queue.failed(transaction, before, state, error)) return;
+    // If how it stood has changed, it has made contact since, or was parked by hand; or else the claim is lost.
+    for (const parkedAt of [undefined, facts.now]) {
+      for (const before of new Set([transaction.before, undefined])) {
+        const state = nextState(
+          { kind: 'sending', before, ...(parkedAt === undefined ? {} : { parkedAt }) },
+          { kind: 'failed', failure },
+          facts,
+        );
+        if (state.kind !== 'backing-off' && state.kind !== 'parked')
+          throw new Error(`${state.kind} after a failure`);
+        if (await this.queue.failed(transaction, before, state, error)) return;
+      }
     }
   }
 
@@ -385,7 +427,15 @@ export class FederationSender {
   }
 }
 
+function waitsOf({ pdus, before, recoveredAt }: FrozenTransaction, now: number): PduWait[] {
+  return pdus.map(({ acceptedAt }) => ({
+    waitedMs: Math.max(0, now - acceptedAt),
+    wasHindered: before !== undefined || (recoveredAt !== undefined && acceptedAt <= recoveredAt),
+  }));
+}
+
 function errorText({ kind, status, errcode, error }: RemoteError): string {
   const what = kind === 'http' ? [status, errcode].filter((part) => part !== undefined).join(' ') : kind;
-  return toRecordedText(`${what}: ${error}`);
+  const reason = status === undefined ? undefined : refusalReason(status);
+  return `${toRecordedText(`${what}: ${error}`)}${reason === undefined ? '' : ` (${reason})`}`;
 }

@@ -26,7 +26,15 @@ export class GetLeaveTemplate extends Query<LeaveTemplate | Refusal> {
 export class GetLeaveTemplateHandler implements IQueryHandler<GetLeaveTemplate> {
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
 
-  execute({ roomId, userId, origin }: GetLeaveTemplate): Promise<LeaveTemplate | Refusal> {
+  async execute(asked: GetLeaveTemplate): Promise<LeaveTemplate | Refusal> {
+    const answer = await this.template(asked);
+    const mayBeInvited = isRefusal(answer) && answer.refused === 'not-authorised';
+    if (!mayBeInvited || !(await this.side.invitesUnderWay.settled(asked.roomId, asked.userId)))
+      return answer;
+    return this.template(asked);
+  }
+
+  private template({ roomId, userId, origin }: GetLeaveTemplate): Promise<LeaveTemplate | Refusal> {
     const { ourName, rooms } = this.side;
     const now = this.side.now();
     return rooms.query(roomId, (room) => {
