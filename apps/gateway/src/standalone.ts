@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import { DocumentBuilder, SwaggerModule } from '@nestjs/swagger';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { Logger } from 'pino';
@@ -95,8 +96,12 @@ export async function listen(
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${actual}`;
 }
 
-/** The OpenAPI document and its page at /docs. */
+/** The contract of the message bus, from the root of the sources as from that of the build. */
+const busDocs = fileURLToPath(new URL('../../../docs/bus/', import.meta.url));
+
+/** The OpenAPI document and its page at /docs; the bus at /asyncapi.yaml, with the schemas that it refers to. */
 function describe(app: NestFastifyApplication): void {
+  app.useStaticAssets({ root: busDocs, prefix: '/', wildcard: false, index: false });
   const document = new DocumentBuilder()
     .setTitle(`${product.name} platform API`)
     .setDescription(
@@ -106,6 +111,7 @@ function describe(app: NestFastifyApplication): void {
     )
     .setVersion(product.version)
     .addBearerAuth()
+    .setExternalDoc('The messages of the bus', '/asyncapi.yaml')
     .build();
   SwaggerModule.setup('docs', app, () => SwaggerModule.createDocument(app, document));
 }
