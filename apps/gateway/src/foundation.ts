@@ -9,7 +9,7 @@ import {
   type RequestOutcome,
 } from '@exeunt/federation-client';
 import { OwnKeys, ServerKeys1700000000001 } from '@exeunt/key-ring';
-import { Leaving1700000000004 } from '@exeunt/leaving';
+import { leavingMigrations } from '@exeunt/leaving';
 import {
   EmbeddedBus1700000000002,
   EmbeddedMessageBus,
@@ -50,7 +50,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       ServerKeys1700000000001,
       EmbeddedBus1700000000002,
       Sending1700000000003,
-      Leaving1700000000004,
+      ...leavingMigrations,
       ReceivedTransactions1700000000005,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),

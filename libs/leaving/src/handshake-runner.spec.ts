@@ -15,7 +15,7 @@ import {
   type LeavingStage,
 } from '../../../test/leaving-scripted.js';
 import type { LeaveClient } from './handshake-runner.js';
-import { Leaving1700000000004 } from './leaving.migration.js';
+import { leavingMigrations } from './leaving.migration.js';
 import { LeavingFactsRelay } from './facts-relay.js';
 import type { LeavingStore } from './leaving-store.js';
 import { cancelLeave, retryLeave } from './decide.js';
@@ -28,7 +28,7 @@ let database: Database;
 let stage: LeavingStage;
 
 beforeAll(async () => {
-  database = await openDatabase({ dataDir: 'memory://', migrations: [Leaving1700000000004] });
+  database = await openDatabase({ dataDir: 'memory://', migrations: leavingMigrations });
 }, 120_000);
 afterEach(() => stage?.runner.stop());
 afterAll(() => database?.close());
