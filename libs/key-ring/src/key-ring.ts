@@ -202,6 +202,15 @@ export class KeyRing {
     return { server };
   }
 
+  /**
+   * When the server itself last answered with its keys, in milliseconds since the epoch; 0 where it never did. A key
+   * that was asked for before then, and is not known, is none of the server's.
+   */
+  async lastAnswered(server: ServerName): Promise<number> {
+    if (server === this.#dependencies.own.serverName) return Infinity;
+    return (await this.#load(server))?.fetchedAt ?? 0;
+  }
+
   async #keysOf(
     server: ServerName,
     purpose: 'request' | 'event',

@@ -94,7 +94,7 @@ export interface Removal {
  * whose ID nobody told, users of the servers that it went by. (peers.md, pain 21; AU-21)
  */
 export function noteRemoval(state: Leaving, removal: Removal): LeavingDecision {
-  const { authEvents, ...fact } = removal;
+  const { eventId, sender, origin, pdu, at } = removal;
   const isUnderWay = state.leave?.status.kind === 'retrying';
   const pending = state.invite ?? state.knock ?? (isUnderWay ? state.last : undefined);
   if (pending === undefined) {
@@ -104,14 +104,15 @@ export function noteRemoval(state: Leaving, removal: Removal): LeavingDecision {
   if (refusal !== undefined) return refusal;
   const retracted: LeavingEvent = {
     type: pending.type === 'KnockMade' ? 'KnockDenied' : 'InviteRetracted',
-    ...fact,
+    eventId,
+    sender,
+    origin,
+    pdu,
+    at,
   };
   if (state.leave === undefined || !isUnderWay) return [retracted];
   const { leaveId } = state.leave;
-  return [
-    retracted,
-    { type: 'LeaveCompleted', leaveId, how: 'retracted', eventId: removal.eventId, at: removal.at },
-  ];
+  return [retracted, { type: 'LeaveCompleted', leaveId, how: 'retracted', eventId, at }];
 }
 
 function disbelief(pending: Pending, { sender, authEvents }: Removal): LeavingRefusal | undefined {

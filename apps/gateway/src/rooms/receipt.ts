@@ -1,0 +1,116 @@
+import {
+  checkPduSignatures,
+  contentHashMatches,
+  isPduFault,
+  parsePdu,
+  signingKeysNamed,
+  withRedactedContent,
+  type EventId,
+  type Pdu,
+  type RoomId,
+  type ServerName,
+} from '@exeunt/pdu';
+import type { Refusal } from '@exeunt/room';
+import type { RoomVersion } from '@exeunt/room-version';
+import { memberOf, type JsonObject, type JsonValue } from '@exeunt/signing';
+import type { FederationSide } from '../federation-side.js';
+import { MatrixError } from '../matrix-error/matrix-error.js';
+
+/** A PDU that was not taken, by its ID where it has one that can be told, and the rule. */
+export interface NotTaken {
+  readonly event_id: string;
+  /** `RULE: detail`. */
+  readonly reason: string;
+}
+
+/** What the checks say that need no room. (PD-01 to PD-03) */
+export interface Receipt {
+  /** Each once; those with a wrong content hash redacted. */
+  readonly passed: ReadonlyMap<EventId, Pdu>;
+  readonly dropped: readonly NotTaken[];
+  /** Nothing can be said of these yet: their servers have not told their keys. */
+  readonly undecided: readonly Pdu[];
+}
+
+/**
+ * SG-08 names the sender's server alone: an invite that the invitee's server never signed is part of its room, and a room
+ * that left it out would differ from everybody else's.
+ */
+const ofThePast = { awaitsInvitee: true };
+
+/** How many signatures are being checked at a time. */
+const checksAtOnce = 64;
+
+/** Takes in the keys that were handed over with PDUs. Throws {@link MatrixError} for a bad response. */
+export async function learnKeys({ keyRing }: FederationSide, responses: readonly JsonValue[]): Promise<void> {
+  for (const response of responses) {
+    const learned = await keyRing.learn(response);
+    if ('fault' in learned) {
+      throw new MatrixError(400, 'M_INVALID_PARAM', `server_keys: ${learned.fault}`, learned.rule);
+    }
+  }
+}
+
+/**
+ * Checks format, signatures and content hash of PDUs that are handed over, keys being fetched where they are missing.
+ * A PDU without a known key is undecided while its server has not answered for its keys since `keysSince` (ms since the
+ * epoch), and dropped without that. (PD-01 to PD-03)
+ */
+export async function checkOnReceipt(
+  { keyRing, ed25519 }: FederationSide,
+  jsons: readonly JsonObject[],
+  version: RoomVersion,
+  keysSince = 0,
+): Promise<Receipt> {
+  const dropped: NotTaken[] = [];
+  const parsed: Pdu[] = [];
+  for (const json of jsons) {
+    const pdu = parsePdu(json, version);
+    if (!isPduFault(pdu)) parsed.push(pdu);
+    else {
+      const named = memberOf(json, 'event_id');
+      dropped.push({
+        event_id: typeof named === 'string' ? named : '',
+        reason: `${pdu.rule}: ${pdu.detail}`,
+      });
+    }
+    if (parsed.length % 500 === 0) await new Promise((resume) => setImmediate(resume));
+  }
+  const needs = parsed.flatMap((pdu) =>
+    signingKeysNamed(pdu, ofThePast).map((named) => ({ ...named, atTs: pdu.originServerTs })),
+  );
+  const keyOf = await keyRing.keysForEvents(needs, version);
+  const answeredAt = new Map<ServerName, number>();
+  const mayTellYet = async (server: ServerName): Promise<boolean> => {
+    const known = answeredAt.get(server) ?? (keysSince === 0 ? Infinity : await keyRing.lastAnswered(server));
+    answeredAt.set(server, known);
+    return known < keysSince;
+  };
+  const passed = new Map<EventId, Pdu>();
+  const undecided = new Map<EventId, Pdu>();
+  for (let from = 0; from < parsed.length; from += checksAtOnce) {
+    const some = parsed.slice(from, from + checksAtOnce);
+    const checks = await Promise.all(some.map((pdu) => checkPduSignatures(pdu, keyOf, ed25519, ofThePast)));
+    for (const [at, pdu] of some.entries()) {
+      const check = checks[at]!;
+      if (check.ok) passed.set(pdu.eventId, contentHashMatches(pdu.json) ? pdu : withRedactedContent(pdu));
+      else if (check.lacksKey && (await mayTellYet(check.server))) undecided.set(pdu.eventId, pdu);
+      else dropped.push({ event_id: pdu.eventId, reason: `PD-02: ${check.server}: ${check.detail}` });
+    }
+  }
+  return { passed, dropped, undecided: [...undecided.values()] };
+}
+
+/** Of the PDUs that passed those of the room; the others are added to what was not taken. (AE-05) */
+export function ofOneRoom(passed: Receipt['passed'], roomId: RoomId, others: NotTaken[]): readonly Pdu[] {
+  return [...passed.values()].filter((pdu) => {
+    if (pdu.roomId === roomId) return true;
+    others.push({ event_id: pdu.eventId, reason: `AE-05: the event's room is ${pdu.roomId}` });
+    return false;
+  });
+}
+
+/** As it is told that the room refuses a PDU. */
+export function notTaken({ eventId }: Pdu, { rule, detail }: Refusal): NotTaken {
+  return { event_id: eventId, reason: `${rule}: ${detail}` };
+}
