@@ -19,6 +19,7 @@ import {
 import { Sending1700000000003 } from '@exeunt/sending';
 import { ServerDiscovery, systemSrvLookup } from '@exeunt/server-discovery';
 import { signingKeyText } from './data-directory.js';
+import { IngestWaiting1700000000010 } from './ingest/waiting-messages.js';
 import { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
 import { ReceivedTransactions1700000000005 } from './receive-transaction/received-transactions.js';
@@ -52,6 +53,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       Sending1700000000003,
       ...leavingMigrations,
       ReceivedTransactions1700000000005,
+      IngestWaiting1700000000010,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });

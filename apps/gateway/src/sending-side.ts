@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import type { Configuration } from '@exeunt/configuration';
 import type { Database } from '@exeunt/database';
-import { FederationSender, OutboundPdusConsumer } from '@exeunt/sending';
+import { FederationSender, OutboundPdusConsumer, SENDER_GROUP } from '@exeunt/sending';
 import type { Foundation } from './foundation.js';
 
 /** The sender with the consumer that fills its queue. */
@@ -37,8 +37,10 @@ export async function startSending(
     bus,
     queue: sender.queue,
     onQueued: () => sender.nudge(),
-    onUnreadable: (message, reason) =>
-      log.error({ topic: message.topic, offset: message.offset, reason }, 'unreadable'),
+    onUnreadable: (message, reason) => {
+      metrics.deadLetter(SENDER_GROUP);
+      log.error({ topic: message.topic, offset: message.offset, reason }, 'unreadable');
+    },
   });
   sender.start();
   await consumer.start();

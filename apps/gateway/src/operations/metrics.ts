@@ -24,6 +24,18 @@ export class GatewayMetrics {
     registers: [this.registry],
   });
 
+  readonly #deadLetters = new Counter({
+    name: 'exeunt_dead_letters_total',
+    help: 'Messages that a consumer could not take, or not all of; each is in exeunt.dead-letter.v1 with the reason',
+    labelNames: ['consumer'] as const,
+    registers: [this.registry],
+  });
+  readonly #ingested = new Counter({
+    name: 'exeunt_ingested_total',
+    help: 'Messages of exeunt.ingest.v1 by ce_type and outcome: taken, in-part, waiting or dead-letter',
+    labelNames: ['type', 'outcome'] as const,
+    registers: [this.registry],
+  });
   readonly #refusedAddresses = new Counter({
     name: 'exeunt_refused_addresses_total',
     help: 'Addresses of other servers that were not dialled, for they are not public',
@@ -55,6 +67,15 @@ export class GatewayMetrics {
 
   leaveTemplate(refusedBy: string | undefined): void {
     this.#templates.inc({ outcome: refusedBy === undefined ? 'given' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  deadLetter(consumer: string): void {
+    this.#deadLetters.inc({ consumer });
+  }
+
+  /** `type`: undefined for one that is not known. */
+  ingested(type: string | undefined, outcome: 'taken' | 'in-part' | 'waiting' | 'dead-letter'): void {
+    this.#ingested.inc({ type: type ?? 'unknown', outcome });
   }
 
   refusedAddress({ purpose }: RefusedAddress): void {

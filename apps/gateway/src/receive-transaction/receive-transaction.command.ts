@@ -1,7 +1,6 @@
 import { Inject, Logger } from '@nestjs/common';
 import { Command, CommandHandler, type ICommandHandler } from '@nestjs/cqrs';
-import { DatabaseUnavailable } from '@exeunt/database';
-import { LeavingContended, noteRemoval } from '@exeunt/leaving';
+import { noteRemoval } from '@exeunt/leaving';
 import {
   checkPduSignatures,
   contentHashMatches,
@@ -21,10 +20,10 @@ import {
   type UserId,
 } from '@exeunt/pdu';
 import { acceptPdu, admitServer, type Refusal } from '@exeunt/room';
-import { RoomContended } from '@exeunt/room-store';
 import { roomVersion, type RoomVersion } from '@exeunt/room-version';
 import { isJsonObject, memberOf, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
+import { isPassing } from '../passing-failure.js';
 import { faultRefusal } from '../send-leave/accept-leave.command.js';
 import { Turns } from './turns.js';
 
@@ -240,11 +239,7 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
     try {
       await work();
     } catch (cause) {
-      const isPassing =
-        cause instanceof DatabaseUnavailable ||
-        cause instanceof RoomContended ||
-        cause instanceof LeavingContended;
-      if (isPassing) throw cause;
+      if (isPassing(cause)) throw cause;
       this.#log.error(
         `${eventId}: ${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}`,
       );

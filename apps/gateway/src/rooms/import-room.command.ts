@@ -19,7 +19,15 @@ import { isJsonObject, JsonNumber, memberOf, type JsonObject, type JsonValue } f
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { MatrixError } from '../matrix-error/matrix-error.js';
 import { optionalList, requiredString } from '../platform-request/platform-body.js';
-import { checkOnReceipt, learnKeys, notTaken, ofOneRoom, type NotTaken, type Receipt } from './receipt.js';
+import {
+  checkOnReceipt,
+  isInLog,
+  learnKeys,
+  notTaken,
+  ofOneRoom,
+  type NotTaken,
+  type Receipt,
+} from './receipt.js';
 
 /** A room as it is handed over. */
 export interface RoomToImport {
@@ -43,6 +51,12 @@ export interface ImportReport {
   readonly rejected: readonly NotTaken[];
 }
 
+/** What was taken over, and of what was rejected that of which the room's log has no trace. */
+export interface TakenRoom {
+  readonly report: ImportReport;
+  readonly lost: readonly NotTaken[];
+}
+
 /** Takes over a room: a whole graph in any order, or the state at one point of it. */
 export class ImportRoom extends Command<ImportReport | Refusal> {
   constructor(readonly room: RoomToImport) {
@@ -55,7 +69,8 @@ export class ImportRoomHandler implements ICommandHandler<ImportRoom> {
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
 
   async execute({ room }: ImportRoom): Promise<ImportReport | Refusal> {
-    return takeRoom(this.side, room, await receiveRoom(this.side, room));
+    const taken = await takeRoom(this.side, room, await receiveRoom(this.side, room));
+    return isRefusal(taken) ? taken : taken.report;
   }
 }
 
@@ -79,8 +94,9 @@ export async function takeRoom(
   { content, version }: RoomToImport,
   { passed, dropped }: Receipt,
   roomId?: RoomId,
-): Promise<ImportReport | Refusal> {
-  const rejected: NotTaken[] = [...dropped];
+): Promise<TakenRoom | Refusal> {
+  const lost: NotTaken[] = [...dropped];
+  const logged: NotTaken[] = [];
   const create = [...passed.values()].find((pdu) => pdu.type === 'm.room.create' && pdu.stateKey === '');
   if (create === undefined) {
     return {
@@ -101,9 +117,7 @@ export async function takeRoom(
       detail: 'the create event names another room version',
     };
   }
-  const ordered = inOrderOfReferences(ofOneRoom(passed, create.roomId, rejected)).filter(
-    (pdu) => pdu !== create,
-  );
+  const ordered = inOrderOfReferences(ofOneRoom(passed, create.roomId, lost)).filter((pdu) => pdu !== create);
   const { ourName } = side;
   const context: IngestContext = { origin: ourName, ourName, now: side.now() };
   const begin = beginning(create, content.kind, context);
@@ -120,9 +134,13 @@ export async function takeRoom(
   judged.forEach((pdu, at) => {
     const refusal = decisions[at + 1]?.refusal;
     if (refusal === undefined) accepted++;
-    else rejected.push(notTaken(pdu, refusal));
+    else {
+      // A snapshot's events have no place in the graph, and what is wrong with them none in the log.
+      const isLogged = content.kind === 'graph' && isInLog(refusal);
+      (isLogged ? logged : lost).push(notTaken(pdu, refusal));
+    }
   });
-  return { room_id: create.roomId, accepted, rejected };
+  return { report: { room_id: create.roomId, accepted, rejected: [...lost, ...logged] }, lost };
 }
 
 /** The first two decisions: that the room is known, and its create event. Nothing where it is known already. */

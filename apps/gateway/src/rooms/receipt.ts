@@ -110,6 +110,11 @@ export function ofOneRoom(passed: Receipt['passed'], roomId: RoomId, others: Not
   });
 }
 
+/** Whether a PDU of the graph that is refused so was judged by the rules, and is in the room's log with that. (PD-08) */
+export function isInLog({ refused }: Refusal): boolean {
+  return refused === 'not-authorised' || refused === 'soft-failed';
+}
+
 /** As it is told that the room refuses a PDU. */
 export function notTaken({ eventId }: Pdu, { rule, detail }: Refusal): NotTaken {
   return { event_id: eventId, reason: `${rule}: ${detail}` };

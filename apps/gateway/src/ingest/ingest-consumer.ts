@@ -1,0 +1,181 @@
+import {
+  deadLetterOf,
+  INGEST_TOPIC,
+  type Consumption,
+  type MessageBus,
+  type ReceivedMessage,
+} from '@exeunt/message-bus';
+import type { RoomId } from '@exeunt/pdu';
+import { backoffMs } from '@exeunt/sending';
+import type { FederationSide } from '../federation-side.js';
+import { isPassing } from '../passing-failure.js';
+import { ingestTypeOf, readIngestMessage } from './ingest-message.js';
+import { takeIngested, type IngestCircumstances, type Ingested } from './take-ingested.js';
+import type { WaitingMessage, WaitingMessages } from './waiting-messages.js';
+
+/** The consumer group of the gateways. */
+export const INGEST_GROUP = 'exeunt-ingest';
+
+/** How long what can't be judged for want of keys waits for them before it is given up. */
+export const ingestPatienceMs = 24 * 3_600_000;
+
+export interface IngestConsumerOptions {
+  readonly side: FederationSide;
+  readonly bus: Pick<MessageBus, 'consume' | 'publish'>;
+  readonly waiting: WaitingMessages;
+  /** Between two attempts at what waits. */
+  readonly bounds: { readonly minMs: number; readonly maxMs: number };
+  /** At least 0, less than 1; jitters the backoff. */
+  readonly random?: () => number;
+  /** Told of each message that went to the dead-letter topic. */
+  readonly onDeadLetter?: (message: ReceivedMessage, reason: string) => void;
+  /** Told of what is broken here. */
+  readonly onProblem?: (what: string, cause: unknown) => void;
+}
+
+/** What came of trying again: whether anything was taken, and whether anything still waits. */
+interface Tried {
+  readonly isTaken: boolean;
+  readonly isWaiting: boolean;
+}
+
+/** Few, for a batch is handed out again as a whole, and one message may be a whole room. */
+const maxBatch = 8;
+/** Messages of a room that are held in memory at a time when they are tried again. */
+const pageOfRoom = 20;
+
+/**
+ * Takes in what other services of the platform hand over by `exeunt.ingest.v1`: rooms, PDUs, knocks of our users. What
+ * the messages say is durable before the bus learns that they were handled; repeats change nothing.
+ *
+ * - What can't be taken goes to the dead-letter topic with the reason, and the rest goes on.
+ * - Where the store can't be had the batch is rejected, and the bus hands it out again.
+ * - What can't be judged because a server has not told its keys, and what rests on it, waits in the database; the
+ *   partition goes on. See {@link IngestConsumer.tryAgain}.
+ */
+export class IngestConsumer {
+  readonly #options: IngestConsumerOptions;
+  #consumption: Consumption | undefined;
+
+  constructor(options: IngestConsumerOptions) {
+    this.#options = options;
+  }
+
+  async start(): Promise<void> {
+    this.#consumption ??= await this.#options.bus.consume({
+      topic: INGEST_TOPIC,
+      group: INGEST_GROUP,
+      maxBatch,
+      handle: (batch) => this.handle(batch),
+    });
+  }
+
+  /** Waits for the batch in hand. */
+  async stop(): Promise<void> {
+    await this.#consumption?.stop();
+    this.#consumption = undefined;
+  }
+
+  /** One batch, in order. Rejects where it may not be taken as handled. */
+  async handle(batch: readonly ReceivedMessage[]): Promise<void> {
+    for (const message of batch) await this.#handleOne(message);
+  }
+
+  /**
+   * Tries again what waits in rooms of which something is due, each room's in order; gives how many rooms those were.
+   * What has waited for {@link ingestPatienceMs} is taken as far as it can be, and the rest goes to the dead-letter topic.
+   */
+  async tryAgain(maxRooms: number): Promise<number> {
+    const { waiting, side } = this.#options;
+    const rooms = await waiting.dueRooms(side.now(), maxRooms);
+    for (const roomId of rooms) await this.#tryRoom(roomId);
+    return rooms.length;
+  }
+
+  /** What is due, and behind something that was taken also what is not: it may have waited for that. */
+  async #tryRoom(roomId: RoomId): Promise<void> {
+    const { waiting, side } = this.#options;
+    let isBehindOthers = false;
+    let hasChanged = false;
+    let page: readonly WaitingMessage[];
+    let after = '0';
+    do {
+      page = await waiting.ofRoom(roomId, after, pageOfRoom);
+      for (const one of page) {
+        const tried: Tried =
+          hasChanged || one.nextAt <= side.now()
+            ? await this.#tryOne(one, isBehindOthers)
+            : { isTaken: false, isWaiting: true };
+        hasChanged ||= tried.isTaken || !tried.isWaiting;
+        isBehindOthers ||= tried.isWaiting;
+        after = one.seq;
+      }
+    } while (page.length === pageOfRoom);
+  }
+
+  async #handleOne(message: ReceivedMessage): Promise<void> {
+    const { side, waiting } = this.#options;
+    const now = side.now();
+    const { isTaken, notTaken, waits } = await this.#take(message, async (roomId) => ({
+      keysSince: now,
+      // Asked before the message is judged: what is missing may come in between.
+      isBehindOthers: await waiting.holdsAnyOf(roomId),
+    }));
+    const reasons = notTaken === undefined ? [] : [notTaken];
+    let isWaiting = false;
+    if (waits !== undefined) {
+      const left = { ...message, value: waits.value };
+      isWaiting = await waiting.keep(waits.roomId, left, now, this.#nextAt(1));
+      if (!isWaiting) reasons.push('what is left would have to wait, and too many messages of the room do');
+    }
+    if (reasons.length > 0) await this.#deadLetter(message, reasons.join('; '));
+    side.metrics.ingested(
+      ingestTypeOf(message),
+      isWaiting ? 'waiting' : reasons.length === 0 ? 'taken' : isTaken ? 'in-part' : 'dead-letter',
+    );
+  }
+
+  async #tryOne(one: WaitingMessage, isBehindOthers: boolean): Promise<Tried> {
+    const { side, waiting } = this.#options;
+    const isLast = side.now() - one.since >= ingestPatienceMs;
+    const { isTaken, notTaken, waits } = await this.#take(one.message, async () =>
+      isLast ? { keysSince: 0, isBehindOthers: false } : { keysSince: one.since, isBehindOthers },
+    );
+    if (notTaken !== undefined) {
+      await this.#deadLetter(one.message, notTaken, `attempt-${one.attempts + 1}`);
+    }
+    if (waits === undefined) await waiting.forget(one);
+    else await waiting.keepOn(one, { ...one.message, value: waits.value }, this.#nextAt(one.attempts + 1));
+    return { isTaken, isWaiting: waits !== undefined };
+  }
+
+  /** Rejects where the message is to be handed out again. */
+  async #take(
+    message: ReceivedMessage,
+    circumstancesOf: (roomId: RoomId) => Promise<IngestCircumstances>,
+  ): Promise<Ingested> {
+    const { side, onProblem } = this.#options;
+    try {
+      const read = readIngestMessage(message, side.ourName);
+      if ('unreadable' in read) return { isTaken: false, notTaken: read.unreadable };
+      return await takeIngested(side, read, message.value, await circumstancesOf(read.roomId));
+    } catch (cause) {
+      if (isPassing(cause)) throw cause;
+      // Handed out again, it would keep everything behind it for ever.
+      onProblem?.(`ingest ${message.topic}/${message.partition}/${message.offset}`, cause);
+      return { isTaken: false, notTaken: 'something is broken on this server' };
+    }
+  }
+
+  async #deadLetter(message: ReceivedMessage, reason: string, part?: string): Promise<void> {
+    const { bus, side, onDeadLetter } = this.#options;
+    await bus.publish([deadLetterOf(message, reason, INGEST_GROUP, side.now(), part)]);
+    side.metrics.deadLetter(INGEST_GROUP);
+    onDeadLetter?.(message, reason);
+  }
+
+  #nextAt(failures: number): number {
+    const { side, bounds, random = Math.random } = this.#options;
+    return side.now() + backoffMs(failures, random(), bounds);
+  }
+}

@@ -1,0 +1,140 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+import type { Database } from '@exeunt/database';
+import type { ReceivedMessage } from '@exeunt/message-bus';
+import type { RoomId } from '@exeunt/pdu';
+
+/**
+ * Messages of `exeunt.ingest.v1`, or what is left of them, that can't be judged yet. `place` is where the message stood
+ * in the bus, so that a repeat makes no second row; `message` is it as JSON. Times are milliseconds since the epoch.
+ */
+export class IngestWaiting1700000000010 implements MigrationInterface {
+  readonly name = 'IngestWaiting1700000000010';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE ingest_waiting (
+        room_id text COLLATE "C" NOT NULL,
+        seq bigserial NOT NULL,
+        place text COLLATE "C" NOT NULL,
+        message text NOT NULL,
+        since bigint NOT NULL,
+        attempts integer NOT NULL,
+        next_at bigint NOT NULL,
+        PRIMARY KEY (room_id, seq),
+        UNIQUE (room_id, place)
+      )`);
+    await runner.query(`CREATE INDEX ingest_waiting_due ON ingest_waiting (next_at)`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`DROP TABLE ingest_waiting`);
+  }
+}
+
+/** A message that waits. */
+export interface WaitingMessage {
+  readonly roomId: RoomId;
+  /** Opaque; later ones of a room came later. */
+  readonly seq: string;
+  readonly message: ReceivedMessage;
+  /** When it first came. */
+  readonly since: number;
+  /** How often it was tried, from 1 on. */
+  readonly attempts: number;
+  /** When it is due to be tried again. */
+  readonly nextAt: number;
+}
+
+/** Messages of one room that may wait at a time. */
+const maxOfRoom = 1_000;
+
+/** What waits, in PostgreSQL or PGlite. Rejects as the database does. */
+export class WaitingMessages {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** Whether any message of the room waits. */
+  async holdsAnyOf(roomId: RoomId): Promise<boolean> {
+    const rows = await this.#database.query({
+      name: 'ingest-waiting-any',
+      text: `SELECT 1 FROM ingest_waiting WHERE room_id = $1 LIMIT 1`,
+      values: [roomId],
+    });
+    return rows.length > 0;
+  }
+
+  /** Keeps a message until `nextAt`; one that is kept already stays as it is. False where too many of the room wait. */
+  async keep(roomId: RoomId, message: ReceivedMessage, now: number, nextAt: number): Promise<boolean> {
+    const place = `${message.topic}/${message.partition}/${message.offset}`;
+    const rows = await this.#database.query({
+      name: 'ingest-waiting-keep',
+      // Named again by the upsert, a row that was there before counts as kept.
+      text: `INSERT INTO ingest_waiting AS kept (room_id, place, message, since, attempts, next_at)
+        SELECT $1, $2, $3, $4::bigint, 1, $5::bigint
+        WHERE (SELECT count(*) FROM ingest_waiting WHERE room_id = $1 AND place <> $2) < ${maxOfRoom}
+        ON CONFLICT (room_id, place) DO UPDATE SET attempts = kept.attempts RETURNING seq`,
+      values: [roomId, place, JSON.stringify(message), now, nextAt],
+    });
+    return rows.length > 0;
+  }
+
+  /** Rooms of which a message is due, at most `limit`, the longest due first. */
+  async dueRooms(now: number, limit: number): Promise<readonly RoomId[]> {
+    const rows = await this.#database.query<{ room_id: string }>({
+      name: 'ingest-waiting-due',
+      text: `SELECT room_id FROM ingest_waiting WHERE next_at <= $1 GROUP BY room_id ORDER BY min(next_at) LIMIT $2`,
+      values: [now, limit],
+    });
+    return rows.map(({ room_id: roomId }) => roomId as RoomId);
+  }
+
+  /** What waits of a room after `seq`, in the order in which it came, at most `limit`. */
+  async ofRoom(roomId: RoomId, after: string, limit: number): Promise<readonly WaitingMessage[]> {
+    const rows = await this.#database.query<{
+      seq: string;
+      message: string;
+      since: string;
+      attempts: number;
+      next_at: string;
+    }>({
+      name: 'ingest-waiting-of-room',
+      text: `SELECT seq, message, since, attempts, next_at FROM ingest_waiting
+        WHERE room_id = $1 AND seq > $2::bigint ORDER BY seq LIMIT $3`,
+      values: [roomId, after, limit],
+    });
+    return rows.map(({ seq, message, since, attempts, next_at: nextAt }) => ({
+      roomId,
+      seq: String(seq),
+      message: JSON.parse(message) as ReceivedMessage,
+      since: Number(since),
+      attempts,
+      nextAt: Number(nextAt),
+    }));
+  }
+
+  /** It was tried again in vain, or this is what is left of it. */
+  async keepOn(
+    { roomId, seq, attempts }: WaitingMessage,
+    left: ReceivedMessage,
+    nextAt: number,
+  ): Promise<void> {
+    await this.#database.query({
+      name: 'ingest-waiting-keep-on',
+      text: `UPDATE ingest_waiting SET message = $3, attempts = $4, next_at = $5
+        WHERE room_id = $1 AND seq = $2::bigint`,
+      values: [roomId, seq, JSON.stringify(left), attempts + 1, nextAt],
+    });
+  }
+
+  /** It waits no more. */
+  async forget({ roomId, seq }: WaitingMessage): Promise<void> {
+    await this.#database.query({
+      name: 'ingest-waiting-forget',
+      text: `DELETE FROM ingest_waiting WHERE room_id = $1 AND seq = $2::bigint`,
+      values: [roomId, seq],
+    });
+  }
+}
