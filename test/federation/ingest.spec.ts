@@ -2,14 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DEAD_LETTER_TOPIC, INGEST_TOPIC, type BusMessage, type ReceivedMessage } from '@exeunt/message-bus';
 import { isPduFault, parsePdu, type ServerName, type UserId } from '@exeunt/pdu';
 import { draftEvent } from '@exeunt/room';
-import {
-  JsonNumber,
-  parseJson,
-  stringifyJson,
-  withKeys,
-  type JsonObject,
-  type JsonValue,
-} from '@exeunt/signing';
+import { JsonNumber, stringifyJson, withKeys, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { deliveriesOf, importOf, importRoom } from '../harness/imported-room.js';
 import { leaveRoom } from '../harness/leaving-user.js';
 import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
