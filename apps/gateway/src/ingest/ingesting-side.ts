@@ -19,10 +19,12 @@ export function ingestingSide(
   side: FederationSide,
   log: Logger,
 ): IngestingSide {
+  const waiting = new WaitingMessages(database);
+  side.metrics.countIngestWaiting(() => waiting.count());
   const consumer = new IngestConsumer({
     side,
     bus,
-    waiting: new WaitingMessages(database),
+    waiting,
     bounds: backoff,
     onDeadLetter: ({ topic, partition, offset }, reason) =>
       log.error({ topic, partition, offset, reason }, 'not ingested'),

@@ -56,6 +56,14 @@ export class WaitingMessages {
     this.#database = database;
   }
 
+  /** How many wait, of all rooms. */
+  async count(): Promise<number> {
+    const [row] = await this.#database.query<{ waiting: string }>(
+      'SELECT count(*) AS waiting FROM ingest_waiting',
+    );
+    return Number(row?.waiting ?? 0);
+  }
+
   /** Whether any message of the room waits. */
   async holdsAnyOf(roomId: RoomId): Promise<boolean> {
     const rows = await this.#database.query({

@@ -49,15 +49,15 @@ export class GatewayMetrics {
 
   /** Where a sender runs; read whenever the metrics are. */
   countPendingPdus(pendingPdus: () => Promise<number>): void {
-    this.registry.registerMetric(
-      new Gauge({
-        name: 'exeunt_pending_pdus',
-        help: 'PDUs that some server has yet to acknowledge',
-        registers: [],
-        async collect() {
-          this.set(await pendingPdus());
-        },
-      }),
+    this.#gauge('exeunt_pending_pdus', 'PDUs that some server has yet to acknowledge', pendingPdus);
+  }
+
+  /** Where messages are ingested; read whenever the metrics are. */
+  countIngestWaiting(waiting: () => Promise<number>): void {
+    this.#gauge(
+      'exeunt_ingest_waiting',
+      'Messages of exeunt.ingest.v1 that wait for keys of servers',
+      waiting,
     );
   }
 
@@ -80,6 +80,19 @@ export class GatewayMetrics {
 
   refusedAddress({ purpose }: RefusedAddress): void {
     this.#refusedAddresses.inc({ purpose });
+  }
+
+  #gauge(name: string, help: string, read: () => Promise<number>): void {
+    this.registry.registerMetric(
+      new Gauge({
+        name,
+        help,
+        registers: [],
+        async collect() {
+          this.set(await read());
+        },
+      }),
+    );
   }
 
   outgoing(outcome: RequestOutcome): void {
