@@ -9,7 +9,8 @@ import {
   type ReceivedMessage,
 } from '@exeunt/message-bus';
 import type { RoomId, UserId } from '@exeunt/pdu';
-import { withKeys } from '@exeunt/signing';
+import { withKeys, type JsonObject } from '@exeunt/signing';
+import * as fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { ingestPatienceMs } from '../../apps/gateway/src/ingest/ingest-consumer.js';
 import {
@@ -29,6 +30,7 @@ import {
 } from './ingest.harness.js';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
 import { dyingDatabase, until } from './sending.harness.js';
+import { jsonMutations, mutated } from '../harness/json-mutations.js';
 
 /** By the time of the built rooms, or keys would not be valid then. */
 const aClock = (): ManualClock => new ManualClock(Date.now());
@@ -208,6 +210,73 @@ function ingestContract(name: string, open: () => Promise<Database>): void {
         'the room is not known here (ML-16)',
       ]);
       expect(problems).toEqual([new TypeError('a bug')]);
+    });
+
+    it('breaks nothing, whatever it says: it is taken, waits, or is a dead letter', async () => {
+      const { bus, letters } = deadLetterBox();
+      const clock = aClock();
+      const { consumer, problems } = gatewayOn(database, bus, clock, () => keysOf(peer, clock.now()));
+      const builder = aRoom();
+      const { roomId } = builder;
+      const known = roomMessage(builder);
+      const events = builder.pdus.map(({ json }) => json);
+      const pdus = [builder.say({ sender: alice, content: { body: 'x' } }), builder.member(pat, 'join')];
+      const knock = builder.make({
+        sender: alice,
+        type: 'm.room.member',
+        stateKey: alice,
+        content: { membership: 'knock' },
+      });
+      const values: readonly (readonly [string, JsonObject])[] = [
+        ['exeunt.ingest-room.v1', { room_version: '11', events }],
+        [
+          'exeunt.ingest-room.v1',
+          {
+            room_version: '11',
+            state: events,
+            auth_chain: events,
+            forward_extremities: [builder.pdus.at(-3)!.eventId],
+            depth: 4,
+          },
+        ],
+        [
+          'exeunt.ingest-pdus.v1',
+          {
+            room_id: roomId,
+            pdus: pdus.map(({ json }) => json),
+            server_keys: [keysOf(peer, clock.now())],
+          },
+        ],
+        [
+          'exeunt.ingest-knock.v1',
+          {
+            user_id: alice,
+            room_id: roomId,
+            room_version: '11',
+            event: knock.json,
+            via: ['peer.test'],
+            knock_room_state: events,
+          },
+        ],
+      ];
+      await consumer.handle(asReceived(known));
+      await fc.assert(
+        fc.asyncProperty(
+          fc.nat(values.length - 1),
+          fc.array(jsonMutations, { maxLength: 3 }),
+          async (at, mutations) => {
+            const [type, value] = values[at]!;
+            await consumer.handle(asReceived(messageOf(type, roomId, mutated(value, mutations))));
+            expect(problems).toEqual([]);
+          },
+        ),
+        { numRuns: 300 },
+      );
+      expect([...letters.values()]).not.toContain('something is broken on this server');
+      expect(await logOf(database, roomId)).toEqual(
+        expect.arrayContaining([...idsOf(builder.pdus.slice(0, -2))]),
+      );
+      await database.query(`DELETE FROM ingest_waiting WHERE room_id = $1`, [roomId]);
     });
 
     describe('and lacks the keys of a server that cannot be reached', () => {

@@ -188,6 +188,7 @@ describe('PDUs that are handed over by the bus', () => {
       { type: 'PduRejected', event_id: powerless.eventId, rule: 'AU-30' },
     ]);
     const metrics = await (await fetch(`${ours.platformUrl}/metrics`)).text();
+    expect(metrics).toMatch(/^exeunt_ingest_waiting 0$/m);
     expect(metrics).toMatch(/exeunt_dead_letters_total\{consumer="exeunt-ingest"\} [1-9]/);
     expect(metrics).toMatch(/exeunt_ingested_total\{type="exeunt.ingest-pdus.v1",outcome="in-part"\} [1-9]/);
   });

@@ -25,7 +25,7 @@ export function isFactForTheBus(event: LeavingEvent): event is Fact {
 
 /** The message of a fact; the same fact gives the same message, `ce_id` included. */
 export function messageOf(key: LeavingKey, position: number, fact: Fact): BusMessage {
-  const subject = 'leaveId' in fact ? fact.leaveId : fact.type === 'KnockMade' ? fact.knockId : fact.eventId;
+  const subject = 'leaveId' in fact ? fact.leaveId : (fact.eventId ?? key.userId);
   return {
     topic: ROOM_EVENTS_TOPIC,
     key: key.roomId,

@@ -41,8 +41,6 @@ interface Tried {
 
 /** Few, for a batch is handed out again as a whole, and one message may be a whole room. */
 const maxBatch = 8;
-/** Messages of a room that are held in memory at a time when they are tried again. */
-const pageOfRoom = 20;
 
 /**
  * Takes in what other services of the platform hand over by `exeunt.ingest.v1`: rooms, PDUs, knocks of our users. What
@@ -97,20 +95,14 @@ export class IngestConsumer {
     const { waiting, side } = this.#options;
     let isBehindOthers = false;
     let hasChanged = false;
-    let page: readonly WaitingMessage[];
-    let after = '0';
-    do {
-      page = await waiting.ofRoom(roomId, after, pageOfRoom);
-      for (const one of page) {
-        const tried: Tried =
-          hasChanged || one.nextAt <= side.now()
-            ? await this.#tryOne(one, isBehindOthers)
-            : { isTaken: false, isWaiting: true };
-        hasChanged ||= tried.isTaken || !tried.isWaiting;
-        isBehindOthers ||= tried.isWaiting;
-        after = one.seq;
-      }
-    } while (page.length === pageOfRoom);
+    for (const one of await waiting.ofRoom(roomId)) {
+      const tried: Tried =
+        hasChanged || one.nextAt <= side.now()
+          ? await this.#tryOne(one, isBehindOthers)
+          : { isTaken: false, isWaiting: true };
+      hasChanged ||= tried.isTaken || !tried.isWaiting;
+      isBehindOthers ||= tried.isWaiting;
+    }
   }
 
   async #handleOne(message: ReceivedMessage): Promise<void> {
@@ -137,15 +129,17 @@ export class IngestConsumer {
 
   async #tryOne(one: WaitingMessage, isBehindOthers: boolean): Promise<Tried> {
     const { side, waiting } = this.#options;
+    const message = await waiting.read(one);
+    if (message === undefined) return { isTaken: false, isWaiting: false };
     const isLast = side.now() - one.since >= ingestPatienceMs;
-    const { isTaken, notTaken, waits } = await this.#take(one.message, async () =>
+    const { isTaken, notTaken, waits } = await this.#take(message, async () =>
       isLast ? { keysSince: 0, isBehindOthers: false } : { keysSince: one.since, isBehindOthers },
     );
     if (notTaken !== undefined) {
-      await this.#deadLetter(one.message, notTaken, `attempt-${one.attempts + 1}`);
+      await this.#deadLetter(message, notTaken, `attempt-${one.attempts + 1}`);
     }
     if (waits === undefined) await waiting.forget(one);
-    else await waiting.keepOn(one, { ...one.message, value: waits.value }, this.#nextAt(one.attempts + 1));
+    else await waiting.keepOn(one, { ...message, value: waits.value }, this.#nextAt(one.attempts + 1));
     return { isTaken, isWaiting: waits !== undefined };
   }
 

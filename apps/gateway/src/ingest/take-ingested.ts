@@ -4,7 +4,7 @@ import { acceptPdu, inOrderOfReferences, isRefusal, type Refusal } from '@exeunt
 import { stringifyJson } from '@exeunt/signing';
 import type { FederationSide } from '../federation-side.js';
 import { MatrixError } from '../matrix-error/matrix-error.js';
-import { receiveRoom, takeRoom } from '../rooms/import-room.command.js';
+import { createIn, receiveRoom, takeRoom } from '../rooms/import-room.command.js';
 import { checkOnReceipt, isInLog, learnKeys, notTaken, ofOneRoom, type NotTaken } from '../rooms/receipt.js';
 import type { IngestMessage } from './ingest-message.js';
 
@@ -64,8 +64,13 @@ async function takeIngestedRoom(
   { keysSince }: IngestCircumstances,
 ): Promise<Ingested> {
   const receipt = await receiveRoom(side, room, keysSince);
+  const create = createIn([...receipt.passed.values(), ...receipt.undecided]);
+  // Said at once, or it would wait under the name of a room that it is not.
+  if (create !== undefined && create.roomId !== roomId) {
+    return { isTaken: false, notTaken: `the key is not the room, which is ${create.roomId} (AE-05)` };
+  }
   if (receipt.undecided.length > 0) return { isTaken: false, waits: { roomId, value } };
-  const taken = await takeRoom(side, room, receipt, roomId);
+  const taken = await takeRoom(side, room, receipt);
   if (isRefusal(taken)) return { isTaken: false, notTaken: reasonOf(taken) };
   return ingested(true, taken.lost, taken.report.accepted + taken.report.rejected.length);
 }

@@ -36,7 +36,6 @@ export interface WaitingMessage {
   readonly roomId: RoomId;
   /** Opaque; later ones of a room came later. */
   readonly seq: string;
-  readonly message: ReceivedMessage;
   /** When it first came. */
   readonly since: number;
   /** How often it was tried, from 1 on. */
@@ -99,28 +98,35 @@ export class WaitingMessages {
     return rows.map(({ room_id: roomId }) => roomId as RoomId);
   }
 
-  /** What waits of a room after `seq`, in the order in which it came, at most `limit`. */
-  async ofRoom(roomId: RoomId, after: string, limit: number): Promise<readonly WaitingMessage[]> {
+  /** What waits of a room, in the order in which it came; the messages themselves are a read each. */
+  async ofRoom(roomId: RoomId): Promise<readonly WaitingMessage[]> {
     const rows = await this.#database.query<{
       seq: string;
-      message: string;
       since: string;
       attempts: number;
       next_at: string;
     }>({
       name: 'ingest-waiting-of-room',
-      text: `SELECT seq, message, since, attempts, next_at FROM ingest_waiting
-        WHERE room_id = $1 AND seq > $2::bigint ORDER BY seq LIMIT $3`,
-      values: [roomId, after, limit],
+      text: `SELECT seq, since, attempts, next_at FROM ingest_waiting WHERE room_id = $1 ORDER BY seq`,
+      values: [roomId],
     });
-    return rows.map(({ seq, message, since, attempts, next_at: nextAt }) => ({
+    return rows.map(({ seq, since, attempts, next_at: nextAt }) => ({
       roomId,
       seq: String(seq),
-      message: JSON.parse(message) as ReceivedMessage,
       since: Number(since),
       attempts,
       nextAt: Number(nextAt),
     }));
+  }
+
+  /** The message, or what is left of it; undefined where another process has done with it. */
+  async read({ roomId, seq }: WaitingMessage): Promise<ReceivedMessage | undefined> {
+    const [row] = await this.#database.query<{ message: string }>({
+      name: 'ingest-waiting-read',
+      text: `SELECT message FROM ingest_waiting WHERE room_id = $1 AND seq = $2::bigint`,
+      values: [roomId, seq],
+    });
+    return row === undefined ? undefined : (JSON.parse(row.message) as ReceivedMessage);
   }
 
   /** It was tried again in vain, or this is what is left of it. */

@@ -86,27 +86,23 @@ export async function receiveRoom(
 }
 
 /**
- * Takes over a room with the PDUs that passed; `roomId`, where given, is what it has to be. Throws {@link MatrixError}
- * where the create event is not one to begin with.
+ * Takes over a room with the PDUs that passed. Throws {@link MatrixError} where the create event is not one to begin
+ * with.
  */
 export async function takeRoom(
   side: FederationSide,
   { content, version }: RoomToImport,
   { passed, dropped }: Receipt,
-  roomId?: RoomId,
 ): Promise<TakenRoom | Refusal> {
   const lost: NotTaken[] = [...dropped];
   const logged: NotTaken[] = [];
-  const create = [...passed.values()].find((pdu) => pdu.type === 'm.room.create' && pdu.stateKey === '');
+  const create = createIn([...passed.values()]);
   if (create === undefined) {
     return {
       refused: 'bad-format',
       rule: 'AE-04',
       detail: 'there is no m.room.create event that can be accepted',
     };
-  }
-  if (roomId !== undefined && create.roomId !== roomId) {
-    return { refused: 'wrong-parameter', rule: 'AE-05', detail: `the create event founds ${create.roomId}` };
   }
   // A create event that names no version makes a room of version 1. (RV-02)
   const named = memberOf(create.content, 'room_version') ?? '1';
@@ -141,6 +137,11 @@ export async function takeRoom(
     }
   });
   return { report: { room_id: create.roomId, accepted, rejected: [...lost, ...logged] }, lost };
+}
+
+/** The create event among them, the first if there are several. */
+export function createIn(pdus: readonly Pdu[]): Pdu | undefined {
+  return pdus.find((pdu) => pdu.type === 'm.room.create' && pdu.stateKey === '');
 }
 
 /** The first two decisions: that the room is known, and its create event. Nothing where it is known already. */
