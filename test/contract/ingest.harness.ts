@@ -106,6 +106,7 @@ export function gatewayOn(
     side,
     bus,
     waiting: new WaitingMessages(database),
+    clock,
     bounds: { minMs: 10_000, maxMs: 3_600_000 },
     random: () => 0,
     onProblem: (_, cause) => problems.push(cause),

@@ -101,7 +101,7 @@ if (found === undefined) {
         handle: async (batch) => void letters.push(...batch),
       });
       const { consumer, side, problems } = gatewayOn(database, bus, clock, () => keysOf(peer, clock.now()));
-      await consumer.start();
+      consumer.start();
       const key = { userId: alice as UserId, roomId: '!far:peer.test' as RoomId };
       await until(async () => {
         const logs = await Promise.all(rooms.map(({ builder }) => logOf(database, builder.roomId)));

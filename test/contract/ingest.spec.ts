@@ -118,7 +118,7 @@ function ingestContract(name: string, open: () => Promise<Database>): void {
           }),
       };
       const killed = gatewayOn(database, counting, clock);
-      await killed.consumer.start();
+      killed.consumer.start();
       await first.publish([room, pdusMessage(builder.roomId, said), knock, bad]);
       await until(() => handled > 0);
       await killed.consumer.stop();
@@ -135,7 +135,7 @@ function ingestContract(name: string, open: () => Promise<Database>): void {
         handle: async (batch) => void letters.push(...batch),
       });
       const next = gatewayOn(database, second, clock);
-      await next.consumer.start();
+      next.consumer.start();
       await until(async () => (await cursor()) === '4');
       await next.consumer.stop();
       await until(() => letters.length >= 1);
@@ -191,6 +191,31 @@ function ingestContract(name: string, open: () => Promise<Database>): void {
       await consumer.handle(batch);
       expect(await logOf(database, builder.roomId)).toEqual(idsOf(builder.pdus));
       expect([[...letters.values()], problems]).toEqual([[], []]);
+    });
+
+    it('is taken in when the bus can be had again, and nobody waits for that', async () => {
+      const clock = aClock();
+      const log = new EmbeddedMessageBus(database, { clock, partitions: 3 });
+      let refusals = 2;
+      const { consumer, problems } = gatewayOn(
+        database,
+        {
+          publish: (messages) => log.publish(messages),
+          consume: (options) =>
+            refusals-- > 0 ? Promise.reject(new Error('no broker')) : log.consume(options),
+        },
+        clock,
+      );
+      const builder = aRoom();
+      consumer.start();
+      await log.publish([roomMessage(builder)]);
+      await until(
+        async () => (await logOf(database, builder.roomId)).length === builder.pdus.length,
+        () => clock.advance(5_000),
+      );
+      await consumer.stop();
+      await log.close();
+      expect(problems).toEqual([new Error('no broker'), new Error('no broker')]);
     });
 
     it('does not stop what is behind it where something is broken here', async () => {

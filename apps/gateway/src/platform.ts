@@ -112,7 +112,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     onChange: (holds) => log[level](holds ? 'relays from here on' : 'relays no more'),
     onProblem,
   });
-  await ingesting.consumer.start();
+  ingesting.consumer.start();
   relaying.start();
   handshakes.start();
   return {

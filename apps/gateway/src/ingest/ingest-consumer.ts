@@ -1,6 +1,9 @@
 import {
+  Alarm,
   deadLetterOf,
   INGEST_TOPIC,
+  systemClock,
+  type Clock,
   type Consumption,
   type MessageBus,
   type ReceivedMessage,
@@ -25,6 +28,7 @@ export interface IngestConsumerOptions {
   readonly waiting: WaitingMessages;
   /** Between two attempts at what waits. */
   readonly bounds: { readonly minMs: number; readonly maxMs: number };
+  readonly clock?: Clock;
   /** At least 0, less than 1; jitters the backoff. */
   readonly random?: () => number;
   /** Told of each message that went to the dead-letter topic. */
@@ -39,6 +43,8 @@ interface Tried {
   readonly isWaiting: boolean;
 }
 
+/** The pause after the bus could not be consumed. */
+const troubleMs = 5_000;
 /** Few, for a batch is handed out again as a whole, and one message may be a whole room. */
 const maxBatch = 8;
 
@@ -53,25 +59,50 @@ const maxBatch = 8;
  */
 export class IngestConsumer {
   readonly #options: IngestConsumerOptions;
+  readonly #end = new Alarm();
   #consumption: Consumption | undefined;
+  #isRunning = false;
 
   constructor(options: IngestConsumerOptions) {
     this.#options = options;
   }
 
-  async start(): Promise<void> {
-    this.#consumption ??= await this.#options.bus.consume({
-      topic: INGEST_TOPIC,
-      group: INGEST_GROUP,
-      maxBatch,
-      handle: (batch) => this.handle(batch),
-    });
+  /**
+   * Starts to consume, and returns at once: another gateway of the group may have a large room in hand, and whoever
+   * joins it waits for that. Does nothing while it does.
+   */
+  start(): void {
+    if (this.#isRunning) return;
+    this.#isRunning = true;
+    void this.#consume();
   }
 
   /** Waits for the batch in hand. */
   async stop(): Promise<void> {
+    this.#isRunning = false;
+    this.#end.ring();
     await this.#consumption?.stop();
     this.#consumption = undefined;
+  }
+
+  async #consume(): Promise<void> {
+    const { bus, clock = systemClock, onProblem } = this.#options;
+    while (this.#isRunning) {
+      try {
+        const consumption = await bus.consume({
+          topic: INGEST_TOPIC,
+          group: INGEST_GROUP,
+          maxBatch,
+          handle: (batch) => this.handle(batch),
+        });
+        if (!this.#isRunning) return await consumption.stop();
+        this.#consumption = consumption;
+        return;
+      } catch (cause) {
+        onProblem?.(`consume ${INGEST_TOPIC}`, cause);
+        if (this.#isRunning) await this.#end.wait(clock, troubleMs);
+      }
+    }
   }
 
   /** One batch, in order. Rejects where it may not be taken as handled. */

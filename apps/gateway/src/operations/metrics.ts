@@ -32,7 +32,7 @@ export class GatewayMetrics {
   });
   readonly #ingested = new Counter({
     name: 'exeunt_ingested_total',
-    help: 'Messages of exeunt.ingest.v1 by ce_type and outcome: taken, in-part, waiting or dead-letter',
+    help: 'Messages of exeunt.ingest.v1 as they came, by ce_type and outcome: taken, in-part, waiting or dead-letter',
     labelNames: ['type', 'outcome'] as const,
     registers: [this.registry],
   });
