@@ -22,7 +22,7 @@ import {
   type JsonValue,
 } from '@exeunt/signing';
 import type { FederationSide } from '../../apps/gateway/src/federation-side.js';
-import { IngestConsumer } from '../../apps/gateway/src/ingest/ingest-consumer.js';
+import { IngestConsumer, type IngestConsumerOptions } from '../../apps/gateway/src/ingest/ingest-consumer.js';
 import {
   IngestWaiting1700000000010,
   WaitingMessages,
@@ -77,7 +77,8 @@ export function gatewayOn(
   database: Database,
   bus: Pick<MessageBus, 'consume' | 'publish'>,
   clock: ManualClock,
-  keys: (server: ServerName) => JsonObject | undefined = () => undefined,
+  keys: (server: ServerName) => JsonObject | undefined | Promise<JsonObject> = () => undefined,
+  options: Partial<IngestConsumerOptions> = {},
 ): IngestingGateway {
   const now = (): number => clock.now();
   const asked: ServerName[] = [];
@@ -88,7 +89,7 @@ export function gatewayOn(
     keyRing: new KeyRing({
       fetchKeys: async (server) => {
         asked.push(server);
-        const body = keys(server);
+        const body = await keys(server);
         return body === undefined ? { ok: false } : { ok: true, body };
       },
       store: new DatabaseServerKeyStore(database),
@@ -110,6 +111,7 @@ export function gatewayOn(
     bounds: { minMs: 10_000, maxMs: 3_600_000 },
     random: () => 0,
     onProblem: (_, cause) => problems.push(cause),
+    ...options,
   });
   return { consumer, side, problems, asked };
 }

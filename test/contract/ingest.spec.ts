@@ -8,7 +8,7 @@ import {
   type MessageBus,
   type ReceivedMessage,
 } from '@exeunt/message-bus';
-import type { RoomId, UserId } from '@exeunt/pdu';
+import type { RoomId, ServerName, UserId } from '@exeunt/pdu';
 import { withKeys, type JsonObject } from '@exeunt/signing';
 import * as fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -27,7 +27,9 @@ import {
   pdusMessage,
   peer,
   roomMessage,
+  us,
 } from './ingest.harness.js';
+import { paperServer, RoomBuilder } from '../harness/room-builder.js';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
 import { dyingDatabase, until } from './sending.harness.js';
 import { jsonMutations, mutated } from '../harness/json-mutations.js';
@@ -401,6 +403,37 @@ function ingestContract(name: string, open: () => Promise<Database>): void {
         await consumer.handle(asReceived(pdusMessage(builder.roomId, joined)));
         expect([...letters.values()]).toEqual([expect.stringContaining('too many messages of the room')]);
         await database.query(`DELETE FROM ingest_waiting WHERE room_id = $1`, [builder.roomId]);
+      });
+
+      it('holds up its partition for a while and no longer, however slow servers are', async () => {
+        const clock = aClock();
+        const { bus, letters } = deadLetterBox();
+        const servers = Array.from({ length: 40 }, (_, at) => paperServer(`slow${at}.test`));
+        let answer = (): void => {};
+        const isAnswered = new Promise<void>((resolve) => (answer = resolve));
+        const slow = async (name: ServerName) => {
+          await isAnswered;
+          return keysOf(
+            servers.find((server) => server.name === name)!,
+            clock.now(),
+          );
+        };
+        const { consumer, asked } = gatewayOn(database, bus, clock, slow, { askForMs: 5 });
+        const builder = new RoomBuilder({ version: '11', servers: [us, ...servers], creator: alice });
+        const room = roomMessage(builder);
+        const joins = servers.map(({ name }) => builder.member(`@u:${name}`, 'join'));
+        await consumer.handle(asReceived(room, pdusMessage(builder.roomId, ...joins)));
+        expect(await waitingIn(builder.roomId)).toBe(1);
+        answer();
+        // All of them are asked, though nobody waits for that any more.
+        await until(() => asked.length === servers.length);
+        await until(async () => {
+          clock.advance(10_000);
+          await consumer.tryAgain(10);
+          return (await waitingIn(builder.roomId)) === 0;
+        });
+        expect(await logOf(database, builder.roomId)).toEqual(idsOf(builder.pdus));
+        expect([...letters.values()]).toEqual([]);
       });
 
       it('is not confused with a bad signature, which waits for nobody', async () => {

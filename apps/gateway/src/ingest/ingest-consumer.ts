@@ -28,6 +28,11 @@ export interface IngestConsumerOptions {
   readonly waiting: WaitingMessages;
   /** Between two attempts at what waits. */
   readonly bounds: { readonly minMs: number; readonly maxMs: number };
+  /**
+   * For how long one message waits for keys before it is set aside: a room may name thousands of servers that are gone,
+   * and what is behind it in its partition has to wait as well. Default 20,000.
+   */
+  readonly askForMs?: number;
   readonly clock?: Clock;
   /** At least 0, less than 1; jitters the backoff. */
   readonly random?: () => number;
@@ -43,6 +48,7 @@ interface Tried {
   readonly isWaiting: boolean;
 }
 
+const defaultAskForMs = 20_000;
 /** The pause after the bus could not be consumed. */
 const troubleMs = 5_000;
 /** Few, for a batch is handed out again as a whole, and one message may be a whole room. */
@@ -113,20 +119,22 @@ export class IngestConsumer {
   /**
    * Tries again what waits in rooms of which something is due, each room's in order; gives how many rooms those were.
    * What has waited for {@link ingestPatienceMs} is taken as far as it can be, and the rest goes to the dead-letter topic.
+   * Ends before the next message when `isEnough`.
    */
-  async tryAgain(maxRooms: number): Promise<number> {
+  async tryAgain(maxRooms: number, isEnough: () => boolean = () => false): Promise<number> {
     const { waiting, side } = this.#options;
     const rooms = await waiting.dueRooms(side.now(), maxRooms);
-    for (const roomId of rooms) await this.#tryRoom(roomId);
+    for (const roomId of rooms) await this.#tryRoom(roomId, isEnough);
     return rooms.length;
   }
 
   /** What is due, and behind something that was taken also what is not: it may have waited for that. */
-  async #tryRoom(roomId: RoomId): Promise<void> {
+  async #tryRoom(roomId: RoomId, isEnough: () => boolean): Promise<void> {
     const { waiting, side } = this.#options;
     let isBehindOthers = false;
     let hasChanged = false;
     for (const one of await waiting.ofRoom(roomId)) {
+      if (isEnough()) return;
       const tried: Tried =
         hasChanged || one.nextAt <= side.now()
           ? await this.#tryOne(one, isBehindOthers)
@@ -137,10 +145,11 @@ export class IngestConsumer {
   }
 
   async #handleOne(message: ReceivedMessage): Promise<void> {
-    const { side, waiting } = this.#options;
+    const { side, waiting, askForMs = defaultAskForMs } = this.#options;
     const now = side.now();
     const { isTaken, notTaken, waits } = await this.#take(message, async (roomId) => ({
       keysSince: now,
+      askForMs,
       // Asked before the message is judged: what is missing may come in between.
       isBehindOthers: await waiting.holdsAnyOf(roomId),
     }));
@@ -159,13 +168,15 @@ export class IngestConsumer {
   }
 
   async #tryOne(one: WaitingMessage, isBehindOthers: boolean): Promise<Tried> {
-    const { side, waiting } = this.#options;
+    const { side, waiting, askForMs = defaultAskForMs } = this.#options;
     const message = await waiting.read(one);
     if (message === undefined) return { isTaken: false, isWaiting: false };
     const isLast = side.now() - one.since >= ingestPatienceMs;
-    const { isTaken, notTaken, waits } = await this.#take(message, async () =>
-      isLast ? { keysSince: 0, isBehindOthers: false } : { keysSince: one.since, isBehindOthers },
-    );
+    const { isTaken, notTaken, waits } = await this.#take(message, async () => ({
+      keysSince: isLast ? 0 : one.since,
+      askForMs,
+      isBehindOthers: isBehindOthers && !isLast,
+    }));
     if (notTaken !== undefined) {
       await this.#deadLetter(message, notTaken, `attempt-${one.attempts + 1}`);
     }

@@ -15,6 +15,8 @@ export interface IngestCircumstances {
    * for any more, and what lacks a key is not taken.
    */
   readonly keysSince: number;
+  /** For how long keys are waited for now: who has not answered by then goes on being asked, for the next attempt. */
+  readonly askForMs: number;
   /** Whether earlier messages of the room wait, so that what is missing may come with them. */
   readonly isBehindOthers: boolean;
 }
@@ -61,9 +63,9 @@ async function takeIngestedRoom(
   side: FederationSide,
   { room, roomId }: Extract<IngestMessage, { type: 'exeunt.ingest-room.v1' }>,
   value: string,
-  { keysSince }: IngestCircumstances,
+  { keysSince, askForMs }: IngestCircumstances,
 ): Promise<Ingested> {
-  const receipt = await receiveRoom(side, room, keysSince);
+  const receipt = await receiveRoom(side, room, { since: keysSince, askForMs });
   const create = createIn([...receipt.passed.values(), ...receipt.undecided]);
   // Said at once, or it would wait under the name of a room that it is not.
   if (create !== undefined && create.roomId !== roomId) {
@@ -80,7 +82,7 @@ async function takeIngestedPdus(
   side: FederationSide,
   { roomId, pdus, serverKeys }: Extract<IngestMessage, { type: 'exeunt.ingest-pdus.v1' }>,
   value: string,
-  { keysSince, isBehindOthers }: IngestCircumstances,
+  { keysSince, askForMs, isBehindOthers }: IngestCircumstances,
 ): Promise<Ingested> {
   const { ourName, rooms, now } = side;
   await learnKeys(side, serverKeys);
@@ -89,9 +91,12 @@ async function takeIngestedPdus(
     if (isBehindOthers) return { isTaken: false, waits: { roomId, value } };
     return { isTaken: false, notTaken: 'the room is not known here (ML-16)' };
   }
-  const { passed, dropped, undecided } = await checkOnReceipt(side, pdus, version, keysSince);
+  const { passed, dropped, undecided } = await checkOnReceipt(side, pdus, version, {
+    since: keysSince,
+    askForMs,
+  });
   const lost: NotTaken[] = [...dropped];
-  const ordered = inOrderOfReferences(ofOneRoom(passed, roomId, lost));
+  const ordered = inOrderOfReferences(ofOneRoom(passed.values(), roomId, lost));
   const decisions = await rooms.executeAll(
     roomId,
     ordered.map((pdu) => (room) => ({
@@ -99,7 +104,7 @@ async function takeIngestedPdus(
       broadcasts: [],
     })),
   );
-  const waiting = new Map<EventId, Pdu>(undecided.map((pdu) => [pdu.eventId, pdu]));
+  const waiting = new Map<EventId, Pdu>(ofOneRoom(undecided, roomId, lost).map((pdu) => [pdu.eventId, pdu]));
   let taken = 0;
   for (const [at, pdu] of ordered.entries()) {
     const refusal = decisions[at]?.refusal;

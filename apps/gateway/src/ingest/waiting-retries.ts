@@ -30,7 +30,7 @@ export class WaitingRetries {
     this.#running = this.#run();
   }
 
-  /** Waits for the rooms in hand. */
+  /** Waits for the message in hand. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.#end.ring();
@@ -43,7 +43,7 @@ export class WaitingRetries {
     while (!this.#stopping) {
       let tried = 0;
       try {
-        tried = await consumer.tryAgain(maxRooms);
+        tried = await consumer.tryAgain(maxRooms, () => this.#stopping);
         await setImmediate();
       } catch (cause) {
         onProblem?.('try again what waits to be ingested', cause);

@@ -25,6 +25,7 @@ import {
   learnKeys,
   notTaken,
   ofOneRoom,
+  type KeyPatience,
   type NotTaken,
   type Receipt,
 } from './receipt.js';
@@ -74,15 +75,15 @@ export class ImportRoomHandler implements ICommandHandler<ImportRoom> {
   }
 }
 
-/** The checks of a room's PDUs that need no room; see {@link checkOnReceipt} for `keysSince`. */
+/** The checks of a room's PDUs that need no room; see {@link checkOnReceipt}. */
 export async function receiveRoom(
   side: FederationSide,
   { serverKeys, content, version }: RoomToImport,
-  keysSince?: number,
+  patience?: KeyPatience,
 ): Promise<Receipt> {
   await learnKeys(side, serverKeys);
   const jsons = content.kind === 'graph' ? content.events : [...content.state, ...content.authChain];
-  return checkOnReceipt(side, jsons, version, keysSince);
+  return checkOnReceipt(side, jsons, version, patience);
 }
 
 /**
@@ -113,7 +114,9 @@ export async function takeRoom(
       detail: 'the create event names another room version',
     };
   }
-  const ordered = inOrderOfReferences(ofOneRoom(passed, create.roomId, lost)).filter((pdu) => pdu !== create);
+  const ordered = inOrderOfReferences(ofOneRoom(passed.values(), create.roomId, lost)).filter(
+    (pdu) => pdu !== create,
+  );
   const { ourName } = side;
   const context: IngestContext = { origin: ourName, ourName, now: side.now() };
   const begin = beginning(create, content.kind, context);

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import {
   checkPduSignatures,
   contentHashMatches,
@@ -51,16 +52,23 @@ export async function learnKeys({ keyRing }: FederationSide, responses: readonly
   }
 }
 
+/** How long keys of other servers are waited for. Without it: until each server was asked, and no longer. */
+export interface KeyPatience {
+  /** A PDU without a known key is undecided while its server has not answered since then, in ms since the epoch. */
+  readonly since: number;
+  /** For how long the answers of servers are waited for now; undefined: as long as it takes to ask each. */
+  readonly askForMs: number | undefined;
+}
+
 /**
  * Checks format, signatures and content hash of PDUs that are handed over, keys being fetched where they are missing.
- * A PDU without a known key is undecided while its server has not answered for its keys since `keysSince` (ms since the
- * epoch), and dropped without that. (PD-01 to PD-03)
+ * What lacks a key then is undecided as far as the patience goes, and else dropped. (PD-01 to PD-03)
  */
 export async function checkOnReceipt(
   { keyRing, ed25519 }: FederationSide,
   jsons: readonly JsonObject[],
   version: RoomVersion,
-  keysSince = 0,
+  { since, askForMs }: KeyPatience = { since: 0, askForMs: undefined },
 ): Promise<Receipt> {
   const dropped: NotTaken[] = [];
   const parsed: Pdu[] = [];
@@ -79,12 +87,15 @@ export async function checkOnReceipt(
   const needs = parsed.flatMap((pdu) =>
     signingKeysNamed(pdu, ofThePast).map((named) => ({ ...named, atTs: pdu.originServerTs })),
   );
-  const keyOf = await keyRing.keysForEvents(needs, version);
+  const keyOf =
+    (await withinMs(askForMs, keyRing.keysForEvents(needs, version))) ??
+    // The others are still being asked: at a later attempt their answers are there.
+    (await keyRing.keysForEvents(needs, version, false));
   const answeredAt = new Map<ServerName, number>();
   const mayTellYet = async (server: ServerName): Promise<boolean> => {
-    const known = answeredAt.get(server) ?? (keysSince === 0 ? Infinity : await keyRing.lastAnswered(server));
+    const known = answeredAt.get(server) ?? (since === 0 ? Infinity : await keyRing.lastAnswered(server));
     answeredAt.set(server, known);
-    return known < keysSince;
+    return known < since;
   };
   const passed = new Map<EventId, Pdu>();
   const undecided = new Map<EventId, Pdu>();
@@ -101,9 +112,23 @@ export async function checkOnReceipt(
   return { passed, dropped, undecided: [...undecided.values()] };
 }
 
-/** Of the PDUs that passed those of the room; the others are added to what was not taken. (AE-05) */
-export function ofOneRoom(passed: Receipt['passed'], roomId: RoomId, others: NotTaken[]): readonly Pdu[] {
-  return [...passed.values()].filter((pdu) => {
+/** What `work` gives; undefined where that takes longer, and then it goes on by itself. */
+async function withinMs<T>(ms: number | undefined, work: Promise<T>): Promise<T | undefined> {
+  if (ms === undefined) return work;
+  const callOff = new AbortController();
+  const late = delay(ms, undefined, { signal: callOff.signal }).catch(() => undefined);
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    callOff.abort();
+    // What becomes of it then concerns nobody any more.
+    work.catch(() => {});
+  }
+}
+
+/** Of the PDUs those of the room; the others are added to what was not taken. (AE-05) */
+export function ofOneRoom(pdus: Iterable<Pdu>, roomId: RoomId, others: NotTaken[]): readonly Pdu[] {
+  return [...pdus].filter((pdu) => {
     if (pdu.roomId === roomId) return true;
     others.push({ event_id: pdu.eventId, reason: `AE-05: the event's room is ${pdu.roomId}` });
     return false;
