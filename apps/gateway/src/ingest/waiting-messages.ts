@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 import type { Database } from '@exeunt/database';
 import type { ReceivedMessage } from '@exeunt/message-bus';
@@ -5,7 +6,8 @@ import type { RoomId } from '@exeunt/pdu';
 
 /**
  * Messages of `exeunt.ingest.v1`, or what is left of them, that can't be judged yet. `place` is where the message stood
- * in the bus, so that a repeat makes no second row; `message` is it as JSON. Times are milliseconds since the epoch.
+ * in the bus, hashed with its headers, so that a repeat makes no second row, and another message at the same place of a
+ * topic that was made anew does; `message` is it as JSON. Times are milliseconds since the epoch.
  */
 export class IngestWaiting1700000000010 implements MigrationInterface {
   readonly name = 'IngestWaiting1700000000010';
@@ -75,7 +77,10 @@ export class WaitingMessages {
 
   /** Keeps a message until `nextAt`; one that is kept already stays as it is. False where too many of the room wait. */
   async keep(roomId: RoomId, message: ReceivedMessage, now: number, nextAt: number): Promise<boolean> {
-    const place = `${message.topic}/${message.partition}/${message.offset}`;
+    const { topic, partition, offset, headers } = message;
+    const place = createHash('sha256')
+      .update(JSON.stringify([topic, partition, offset, headers]))
+      .digest('base64url');
     const rows = await this.#database.query({
       name: 'ingest-waiting-keep',
       // Named again by the upsert, a row that was there before counts as kept.
