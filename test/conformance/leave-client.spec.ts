@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { openDatabase, type Database } from '@exeunt/database';
 import type { FederationResult } from '@exeunt/federation-client';
-import { Leaving1700000000004, type LeavingKey } from '@exeunt/leaving';
+import { leavingMigrations, type LeavingKey } from '@exeunt/leaving';
 import type { ServerName } from '@exeunt/pdu';
 import { isJsonObject, signaturesOf, withoutKeys, type JsonObject } from '@exeunt/signing';
 import {
@@ -40,7 +40,7 @@ let database: Database;
 let stage: LeavingStage;
 
 beforeAll(async () => {
-  database = await openDatabase({ dataDir: 'memory://', migrations: [Leaving1700000000004] });
+  database = await openDatabase({ dataDir: 'memory://', migrations: leavingMigrations });
 }, 120_000);
 afterEach(() => stage?.runner.stop());
 afterAll(() => database?.close());

@@ -14,6 +14,7 @@ import { importRoom } from '../harness/imported-room.js';
 import { buildProgram } from '../harness/leave-process.js';
 import { acceptInvites, leaveRoom } from '../harness/leaving-user.js';
 import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { handedOverMessages } from '../harness/published-messages.js';
 import { respond, startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 import { countersigned, inviteOurUser, putTransaction, roomOf, type PeerRoom } from '../leaving-harness.js';
 
@@ -170,6 +171,16 @@ describe('a server tells the bus', () => {
     await told('exeunt.leave-cancelled.v1', cancelled.roomId);
   });
 
+  it('of a knock that another service hands over', async () => {
+    const roomId = `!knocked:${peer.name}`;
+    const [knock] = handedOverMessages().filter(
+      ({ headers }) => headers['ce_type'] === 'exeunt.ingest-knock.v1',
+    );
+    const value = JSON.stringify({ user_id: bob, room_id: roomId, via: [peer.name] });
+    await ours.running.platform.bus.publish([{ ...knock!, key: roomId, value }]);
+    await told('exeunt.knock-made.v1', roomId);
+  });
+
   it('of a message that its sender can’t read', async () => {
     await ours.running.platform.bus.publish([
       { topic: OUTBOUND_PDUS_TOPIC, key: '0', headers: { ce_type: 'exeunt.outbound-pdu.v1' }, value: '{' },
@@ -186,6 +197,7 @@ describe('a server tells the bus', () => {
         'exeunt.outbound-pdu.v1',
         'exeunt.invite-received.v1',
         'exeunt.invite-retracted.v1',
+        'exeunt.knock-made.v1',
         'exeunt.leave-started.v1',
         'exeunt.leave-completed.v1',
         'exeunt.leave-refused.v1',

@@ -9,11 +9,12 @@ import {
   isLeavingRefusal,
   maxRefusedRounds,
   messageOf,
+  noteKnock,
   noteOutcome,
+  noteRemoval,
   receiveInvite,
   recordLocalLeave,
   requestLeave,
-  retractInvite,
   type Leaving,
   type LeavingDecision,
   type LeavingKey,
@@ -155,8 +156,11 @@ export function messagesOfLeaves(): readonly BusMessage[] {
         inviteRoomState: [],
       });
     const invited = invitedBy(invite);
-    const retracted = (state: Leaving) =>
-      retractInvite(state, { ...fact(kick), authEvents: kick.authEvents });
+    const retracted = (state: Leaving) => noteRemoval(state, { ...fact(kick), authEvents: kick.authEvents });
+    const knock = { knockId: 'told/1', via: [hub.name], knockRoomState: [], at: startTs + 5_000 };
+    const knocked = (state: Leaving) => noteKnock(state, knock);
+    // Of an event that nobody looks into: any will do.
+    const knownKnock = { ...knock, eventId: invite.eventId, roomVersion: version, pdu: invite.json };
     const left = (state: Leaving) => requestLeave(state, first);
     const refused = (state: Leaving) => noteOutcome(state, 'leave-1', refusal, startTs + 30_000);
     const roundOver = (state: Leaving) =>
@@ -175,6 +179,11 @@ export function messagesOfLeaves(): readonly BusMessage[] {
       [invited, left, invitedBy(second)],
       [invited, left, (state) => cancelLeave(state, 'leave-1', startTs + 60_000)],
       [invited, left, ...Array.from({ length: maxRefusedRounds }, () => [refused, roundOver]).flat()],
+      [knocked, invited],
+      [(state) => noteKnock(state, knownKnock), retracted],
+      [(state) => noteKnock(state, knownKnock), invitedBy(second)],
+      [invited, knocked],
+      [knocked, left, (state) => noteKnock(state, { ...knock, knockId: 'told/2' })],
       [left],
       [
         left,
@@ -216,6 +225,7 @@ export async function deadLetters(): Promise<readonly BusMessage[]> {
   const headers = { ce_id: 'some/1', ce_traceparent: `00-${'0af7'.repeat(8)}-${'b7ad'.repeat(4)}-01` };
   await consumer.handle([
     { ...at, offset: '0', headers: {}, value: '' },
+    { ...at, offset: '7', headers, value: 'x'.repeat(1_000_000) },
     { ...at, offset: '9223372036854775807', headers, value: 'no JSON \0' },
     {
       ...at,

@@ -9,7 +9,7 @@ import {
   type RequestOutcome,
 } from '@exeunt/federation-client';
 import { OwnKeys, ServerKeys1700000000001 } from '@exeunt/key-ring';
-import { Leaving1700000000004 } from '@exeunt/leaving';
+import { leavingMigrations } from '@exeunt/leaving';
 import {
   EmbeddedBus1700000000002,
   EmbeddedMessageBus,
@@ -20,6 +20,7 @@ import { sendingMigrations } from '@exeunt/sending';
 import { ServerDiscovery, systemSrvLookup } from '@exeunt/server-discovery';
 import { noTracing, openTracing, type Tracing } from '@exeunt/tracing';
 import { signingKeyText } from './data-directory.js';
+import { IngestWaiting1700000000010 } from './ingest/waiting-messages.js';
 import { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
 import { product } from './product.js';
@@ -59,9 +60,10 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       ServerKeys1700000000001,
       EmbeddedBus1700000000002,
       ...sendingMigrations,
-      Leaving1700000000004,
+      ...leavingMigrations,
       ReceivedTransactions1700000000005,
       InvitesUnderWay1700000000006,
+      IngestWaiting1700000000010,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });

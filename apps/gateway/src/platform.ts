@@ -16,6 +16,7 @@ import { selectEd25519 } from '@exeunt/signing';
 import { traceIdIn, type Tracing } from '@exeunt/tracing';
 import type { FederationSide } from './federation-side.js';
 import { openFoundation, type Foundation } from './foundation.js';
+import { ingestingSide } from './ingest/ingesting-side.js';
 import { LocalMemberships } from './leave-room/local-memberships.js';
 import type { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
@@ -58,7 +59,10 @@ function watchForReturns(
   }
 }
 
-/** Opens database and bus, and starts the relays and, where there is no process of its own for it, the sender. */
+/**
+ * Opens database and bus, and starts the relays, what is ingested and, where there is no process of its own for it, the
+ * sender.
+ */
 export async function startPlatform(configuration: Configuration, log: Logger): Promise<Platform> {
   const foundation = await openFoundation(configuration, log);
   try {
@@ -92,15 +96,6 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
   const randomId = (): string => randomBytes(18).toString('base64url');
   const leavingStore = new LeavingStore(database);
   const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, onProblem });
-  // Of several processes it is worth knowing which one it is.
-  const level = database.kind === 'pglite' ? 'debug' : 'info';
-  const relaying = new OneAtATime({
-    database,
-    lock: RELAY_LOCK,
-    work: [relay, leavingRelay],
-    onChange: (holds) => log[level](holds ? 'relays from here on' : 'relays no more'),
-    onProblem,
-  });
   const handshakes = new HandshakeRunner({
     store: leavingStore,
     client,
@@ -120,9 +115,6 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
   const sender = sending?.sender;
   const wakes =
     sender ?? new DestinationWakes({ queue: new DestinationQueue(database), now: Date.now, onProblem });
-  relaying.start();
-  handshakes.start();
-
   const side: FederationSide = {
     ourName: serverName,
     signingKey: ownKeys.signingKey,
@@ -147,6 +139,19 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     randomId,
     heardFrom: (server) => wakes.wake(server),
   };
+  const ingesting = ingestingSide(configuration, foundation, side, log);
+  // Of several processes it is worth knowing which one it is.
+  const level = database.kind === 'pglite' ? 'debug' : 'info';
+  const relaying = new OneAtATime({
+    database,
+    lock: RELAY_LOCK,
+    work: [relay, leavingRelay, ingesting.retries],
+    onChange: (holds) => log[level](holds ? 'relays from here on' : 'relays no more'),
+    onProblem,
+  });
+  ingesting.consumer.start();
+  relaying.start();
+  handshakes.start();
   return {
     side,
     database,
@@ -157,6 +162,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     readiness,
     tracing,
     async close() {
+      await ingesting.consumer.stop();
       await handshakes.stop();
       await relaying.stop();
       if (wakes instanceof DestinationWakes) await wakes.stop();

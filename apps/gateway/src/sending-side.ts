@@ -1,6 +1,6 @@
 import type { Logger } from 'pino';
 import type { Configuration } from '@exeunt/configuration';
-import { FederationSender, OutboundPdusConsumer } from '@exeunt/sending';
+import { FederationSender, OutboundPdusConsumer, SENDER_GROUP } from '@exeunt/sending';
 import type { Foundation } from './foundation.js';
 
 /** The sender with the consumer that fills its queue. */
@@ -43,8 +43,10 @@ export async function startSending(
     bus,
     queue: sender.queue,
     onQueued: () => sender.nudge(),
-    onUnreadable: (message, reason) =>
-      log.error({ topic: message.topic, offset: message.offset, reason }, 'unreadable'),
+    onUnreadable: (message, reason) => {
+      metrics.deadLetter(SENDER_GROUP);
+      log.error({ topic: message.topic, offset: message.offset, reason }, 'unreadable');
+    },
   });
   sender.start();
   await consumer.start();

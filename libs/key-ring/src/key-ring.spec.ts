@@ -304,6 +304,29 @@ describe('the keys for events', () => {
   });
 });
 
+describe('whoever waits for keys', () => {
+  const need = { server: peer, keyId: 'ed25519:a', atTs: 5 };
+
+  it('can tell a key that its server did not tell from one that it has not', async () => {
+    const { ring, clock } = setUp({ [peer]: [down, published('b')] });
+    expect(await ring.lastAnswered(ourName)).toBe(Infinity);
+    const since = clock.now();
+    await ring.keysForEvents([need], v10);
+    expect(await ring.lastAnswered(peer)).toBe(0);
+    await clock.advance(hourMs);
+    await ring.keysForEvents([need], v10);
+    expect(await ring.lastAnswered(peer)).toBe(since + hourMs);
+  });
+
+  it('is answered from what is known where nobody may be asked', async () => {
+    const { ring, fetches } = setUp({ [peer]: [published('a')] });
+    expect((await ring.keysForEvents([need], v10, false))(peer, 'ed25519:a')).toBeUndefined();
+    expect(fetches).toEqual([]);
+    await ring.keysForEvents([need], v10);
+    expect((await ring.keysForEvents([need], v10, false))(peer, 'ed25519:a')).toBeDefined();
+  });
+});
+
 describe('keys that a server has replaced', () => {
   it('stay good for what they signed until then', async () => {
     const { ring, clock } = setUp({ [peer]: [published('a', { validForMs: dayMs }), published('b')] });

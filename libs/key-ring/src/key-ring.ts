@@ -147,9 +147,10 @@ export class KeyRing {
 
   /**
    * The keys for many events of one room version at once, each server asked at most once. The answer holds every
-   * key of the servers named, at the moment it resolves; keys that cannot be had are missing from it. (KY-11)
+   * key of the servers named, at the moment it resolves; keys that cannot be had are missing from it. Where nobody
+   * `mayBeAsked` they are those that are known. (KY-11)
    */
-  async keysForEvents(needs: Iterable<KeyNeed>, version: RoomVersion): Promise<KeyOf> {
+  async keysForEvents(needs: Iterable<KeyNeed>, version: RoomVersion, mayBeAsked = true): Promise<KeyOf> {
     const { own, now } = this.#dependencies;
     const byServer = new Map<ServerName, KeyNeed[]>();
     for (const need of needs) {
@@ -164,11 +165,12 @@ export class KeyRing {
     const work = async () => {
       for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
         const [server, ofServer] = next;
-        const keys = await this.#keysOf(server, 'event', (known) =>
+        const isEnough = (known: KnownServerKeys | undefined) =>
+          !mayBeAsked ||
           ofServer.every(
             ({ keyId, atTs }) => eventVerifyKey(known, keyId, now())?.validAt(atTs, version) === true,
-          ),
-        );
+          );
+        const keys = await this.#keysOf(server, 'event', isEnough);
         if (keys !== undefined) found.set(server, keys);
       }
     };
@@ -200,6 +202,15 @@ export class KeyRing {
     const merged = isNewer ? merge(learned, known, nowTs) : merge(known, learned, nowTs);
     await this.#keep(server, { ...merged, fetchedAt: known?.fetchedAt ?? 0 });
     return { server };
+  }
+
+  /**
+   * When the server itself last answered with its keys, in milliseconds since the epoch; 0 where it never did. A key
+   * that was asked for before then, and is not known, is none of the server's.
+   */
+  async lastAnswered(server: ServerName): Promise<number> {
+    if (server === this.#dependencies.own.serverName) return Infinity;
+    return (await this.#load(server))?.fetchedAt ?? 0;
   }
 
   async #keysOf(

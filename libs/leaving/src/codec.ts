@@ -23,6 +23,8 @@ export type Upcasters = Readonly<Record<LeavingEvent['type'], readonly Upcaster[
 export const upcasters: Upcasters = {
   InviteReceived: [],
   InviteRetracted: [],
+  KnockMade: [],
+  KnockDenied: [],
   LeaveHandshakeStarted: [],
   TemplateRefused: [],
   ResidentServerRefused: [],

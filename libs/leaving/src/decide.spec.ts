@@ -5,17 +5,19 @@ import {
   finishRound,
   isLeavingRefusal,
   nextStep,
+  noteKnock,
   noteOutcome,
+  noteRemoval,
   receiveInvite,
   recordLocalLeave,
   requestLeave,
-  retractInvite,
   retryLeave,
   type HandshakeOutcome,
   type LeavingDecision,
 } from './decide.js';
-import type { InviteReceived, LeavingEvent } from './domain-events.js';
+import type { InviteReceived, KnockMade, LeavingEvent } from './domain-events.js';
 import { evolve, initialLeaving, type Leaving } from './leaving.js';
+import { maxCandidates } from './candidates.js';
 import { maxRefusedRounds, signedLeaveLifeMs } from './retry-schedule.js';
 
 const ourName = 'ours.example' as ServerName;
@@ -36,6 +38,16 @@ const invite = (name = 'one', hash = name): Omit<InviteReceived, 'type'> => ({
   ],
   at: 10,
 });
+const knock = (
+  name = 'knock',
+  more: Partial<KnockMade> = { eventId: `$${name}` as EventId, roomVersion: '7' },
+): Omit<KnockMade, 'type' | 'answeredBy'> => ({
+  knockId: `$${name}`,
+  via: [y, ourName],
+  knockRoomState: [{ type: 'm.room.member', sender: '@z:z.example', state_key: '@z:z.example', content: {} }],
+  at: 10,
+  ...more,
+});
 const wish = (leaveId = 'first', via: readonly ServerName[] = []) => ({
   leaveId,
   reason: undefined,
@@ -54,6 +66,7 @@ function given(...steps: readonly ((state: Leaving) => LeavingDecision)[]): Leav
   return steps.reduce((state, step) => facts(step(state)).reduce(evolve, state), initialLeaving);
 }
 const invited = (state: Leaving) => receiveInvite(state, invite());
+const knocked = (state: Leaving) => noteKnock(state, knock());
 const leaving = (state: Leaving) => requestLeave(state, wish());
 const note =
   (outcome: HandshakeOutcome, at = 30) =>
@@ -96,7 +109,7 @@ describe('an invite', () => {
 
 describe('a leave or ban of the invited user', () => {
   const kick = (sender: string, authEvents: readonly string[]) => (state: Leaving) =>
-    retractInvite(state, {
+    noteRemoval(state, {
       eventId: '$kick' as EventId,
       sender: sender as UserId,
       origin: x,
@@ -123,6 +136,90 @@ describe('a leave or ban of the invited user', () => {
   it('ends a leave that is under way: the room knows', () => {
     const state = given(invited, leaving, kick(inviter, []));
     expect(state.leave?.status).toEqual({ kind: 'completed' });
+  });
+});
+
+describe('a knock', () => {
+  it('waits for the room, and the same again changes nothing, before its end and after', () => {
+    const state = given(knocked);
+    expect(state.knock?.eventId).toBe('$knock');
+    expect(knocked(state)).toEqual([]);
+    expect(knocked(given(knocked, leaving))).toEqual([]);
+  });
+
+  it('is retracted by a leave: at the servers it went by, then at those shown, in its version (LV-03, LV-05)', () => {
+    const state = given(knocked, leaving);
+    expect(state.knock).toBeUndefined();
+    expect(state.leave).toMatchObject({ candidates: [y, 'z.example'], roomVersions: ['7'] });
+    const unnamed = given((state) => noteKnock(state, knock('knock', {})), leaving);
+    expect(unnamed.leave?.roomVersions).toEqual([]);
+  });
+
+  it('asks no more servers than a leave may ask, whoever names them', () => {
+    const via = Array.from({ length: 30 }, (_, at) => `s${at}.example` as ServerName);
+    expect(given((state) => noteKnock(state, knock('many', { via })), leaving).leave?.candidates).toEqual(
+      via.slice(0, maxCandidates),
+    );
+  });
+
+  it('is not retracted by a leave that was over before it: it begins anew', () => {
+    const state = given(knocked, leaving, (state) => noteKnock(state, knock('second')));
+    expect(state.knock?.knockId).toBe('$second');
+    expect(state.leave?.status).toEqual({ kind: 'cancelled' });
+    expect(facts(requestLeave(state, wish('second')))).toMatchObject([
+      { type: 'LeaveHandshakeStarted', leaveId: 'second' },
+    ]);
+    expect(retryLeave(state, 'first', 70)).toMatchObject({ refused: 'leave-is-over' });
+  });
+
+  it('is answered by an invite, which says so, whichever of the two we hear of first (IN-13)', () => {
+    const answered = given(knocked, invited);
+    expect(answered.knock).toBeUndefined();
+    expect(answered.invite?.answersKnock).toEqual({ eventId: '$knock', at: 10 });
+    expect(answered.answered).toEqual({ eventId: '$knock', at: 10 });
+    const late = given(invited, knocked);
+    expect(late.knock).toBeUndefined();
+    expect(late.invite?.eventId).toBe('$one');
+    expect(late.answered).toEqual({ eventId: '$knock', at: 10 });
+    // Who leaves then rejects the invite, at the inviter's.
+    expect(facts(leaving(late))).toMatchObject([{ candidates: [x, y] }]);
+  });
+
+  const denied = (sender: string, authEvents: readonly string[]) => (state: Leaving) =>
+    noteRemoval(state, {
+      eventId: '$denial' as EventId,
+      sender: sender as UserId,
+      origin: y,
+      authEvents: authEvents as readonly EventId[],
+      pdu: {},
+      at: 50,
+    });
+
+  it('is denied by who cites it, and by nobody else, not even of a server that it went by (AU-21)', () => {
+    expect(given(knocked, denied('@mod:q.example', ['$create', '$knock'])).knock).toBeUndefined();
+    for (const sender of ['@mod:q.example', '@mod:y.example']) {
+      expect(denied(sender, ['$create'])(given(knocked))).toMatchObject({ refused: 'not-the-knocks-room' });
+    }
+  });
+
+  it('of which we have no ID is denied by users of the servers that it went by', () => {
+    const unnamed = (state: Leaving) => noteKnock(state, knock('knock', {}));
+    expect(given(unnamed, denied('@mod:y.example', ['$any'])).knock).toBeUndefined();
+    expect(denied('@mod:z.example', ['$any'])(given(unnamed))).toMatchObject({
+      refused: 'not-the-knocks-room',
+    });
+  });
+
+  it('that is denied while its retraction is under way needs none: the room knows', () => {
+    const state = given(knocked, leaving, denied('@mod:y.example', ['$knock']));
+    expect(state.leave?.status).toEqual({ kind: 'completed' });
+  });
+
+  it('ends where this server, being in the room, finds the user out', () => {
+    const state = given(knocked, (state) =>
+      recordLocalLeave(state, { leaveId: 'here', reason: undefined, ourName, now: 5 }),
+    );
+    expect(state.knock).toBeUndefined();
   });
 });
 

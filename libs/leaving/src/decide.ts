@@ -1,14 +1,17 @@
-import type { EventId, Pdu, ServerName, UserId } from '@exeunt/pdu';
+import { serverNameOf, type EventId, type Pdu, type ServerName, type UserId } from '@exeunt/pdu';
 import type { JsonObject } from '@exeunt/signing';
 import { candidatesFor, roomVersionsOf } from './candidates.js';
 import type {
   Completion,
   HandshakeStep,
   InviteReceived,
+  KnockMade,
   LeavingEvent,
+  LeaveCancelled,
   LeaveHandshakeStarted,
+  Pending,
 } from './domain-events.js';
-import { contentHashOf, type Leave, type Leaving } from './leaving.js';
+import { contentHashOf, knockReference, type Leave, type Leaving } from './leaving.js';
 import { afterRound, signedLeaveLifeMs, type RetryBounds } from './retry-schedule.js';
 import type { TemplateFault } from './template-checks.js';
 
@@ -17,10 +20,12 @@ export interface LeavingRefusal {
   readonly refused:
     /** The ID is taken by an invite with other content, in versions 1 and 2. (SL-15) */
     | 'invite-known-otherwise'
-    /** No invite waits that this event could take back. */
+    /** No invite or knock waits that this event could take back. */
     | 'not-invited'
     /** Whoever took the invite back is neither its sender nor cites it. */
     | 'not-the-invites-room'
+    /** Whoever denied the knock does not cite it, nor is of a server that it went by. */
+    | 'not-the-knocks-room'
     /** There is a newer leave or invite, or the leave is over. */
     | 'leave-is-over';
   readonly detail: string;
@@ -40,46 +45,87 @@ export function receiveInvite(state: Leaving, invite: Omit<InviteReceived, 'type
     if (known === contentHashOf(invite.pdu)) return [];
     return { refused: 'invite-known-otherwise', detail: `${invite.eventId} is known with other content` };
   }
-  // A new invite is a new question to the user: the answer to the old one must not reach it.
-  const superseded: readonly LeavingEvent[] =
-    state.leave?.status.kind === 'retrying'
-      ? [{ type: 'LeaveCancelled', leaveId: state.leave.leaveId, why: 'invited-again', at: invite.at }]
-      : [];
-  return [...superseded, { type: 'InviteReceived', ...invite }];
+  const { knock } = state;
+  return [
+    ...superseded(state, 'invited-again', invite.at),
+    {
+      type: 'InviteReceived',
+      ...invite,
+      ...(knock === undefined ? {} : { answersKnock: knockReference(knock) }),
+    },
+  ];
 }
 
 /**
- * A leave or ban of our user by somebody else, its signatures checked. Without the room's state its power can't be
- * judged: the inviter's word is taken, and anybody's who cites the invite, as a real kick must. (peers.md, pain 21)
+ * Our user has knocked. A repeat changes nothing; a new knock begins anew, whatever became of the one before. One that
+ * is told of while an invite waits is what that invite answers, told of late: who is invited can't knock. (IN-13, AU-24)
  */
-export function retractInvite(
-  state: Leaving,
-  kick: {
-    readonly eventId: EventId;
-    readonly sender: UserId;
-    readonly origin: ServerName;
-    readonly authEvents: readonly EventId[];
-    readonly pdu: JsonObject;
-    readonly at: number;
-  },
-): LeavingDecision {
-  const { authEvents, ...fact } = kick;
+export function noteKnock(state: Leaving, knock: Omit<KnockMade, 'type' | 'answeredBy'>): LeavingDecision {
+  if (state.knocks.has(knock.knockId)) return [];
+  const { invite } = state;
+  if (invite !== undefined) return [{ type: 'KnockMade', ...knock, answeredBy: invite.eventId }];
+  return [...superseded(state, 'knocked-again', knock.at), { type: 'KnockMade', ...knock }];
+}
+
+/** A new invite or knock is a new question: the answer to the old one must not reach it. */
+function superseded(
+  { leave }: Leaving,
+  why: Exclude<LeaveCancelled['why'], 'operator'>,
+  at: number,
+): readonly LeavingEvent[] {
+  return leave?.status.kind === 'retrying'
+    ? [{ type: 'LeaveCancelled', leaveId: leave.leaveId, why, at }]
+    : [];
+}
+
+/** A leave or ban of our user by somebody else, its signatures checked. */
+export interface Removal {
+  readonly eventId: EventId;
+  readonly sender: UserId;
+  readonly origin: ServerName;
+  readonly authEvents: readonly EventId[];
+  readonly pdu: JsonObject;
+  readonly at: number;
+}
+
+/**
+ * Takes back what waits: the invite, or the knock. Without the room's state the power of who does so can't be judged.
+ * Who cites the invite or the knock is believed, as a real kick must cite it; besides them the inviter, and, of a knock
+ * whose ID nobody told, users of the servers that it went by. (peers.md, pain 21; AU-21)
+ */
+export function noteRemoval(state: Leaving, removal: Removal): LeavingDecision {
+  const { eventId, sender, origin, pdu, at } = removal;
   const isUnderWay = state.leave?.status.kind === 'retrying';
-  const invite = state.invite ?? (isUnderWay ? state.lastInvite : undefined);
-  if (invite === undefined) return { refused: 'not-invited', detail: 'no invite waits in this room' };
-  if (kick.sender !== invite.sender && !authEvents.includes(invite.eventId)) {
-    return {
-      refused: 'not-the-invites-room',
-      detail: `${kick.sender} did not send the invite, and the event does not cite it`,
-    };
+  const pending = state.invite ?? state.knock ?? (isUnderWay ? state.last : undefined);
+  if (pending === undefined) {
+    return { refused: 'not-invited', detail: 'neither an invite nor a knock waits in this room' };
   }
-  const retracted: LeavingEvent = { type: 'InviteRetracted', ...fact };
+  const refusal = disbelief(pending, removal);
+  if (refusal !== undefined) return refusal;
+  const retracted: LeavingEvent = {
+    type: pending.type === 'KnockMade' ? 'KnockDenied' : 'InviteRetracted',
+    eventId,
+    sender,
+    origin,
+    pdu,
+    at,
+  };
   if (state.leave === undefined || !isUnderWay) return [retracted];
   const { leaveId } = state.leave;
-  return [
-    retracted,
-    { type: 'LeaveCompleted', leaveId, how: 'retracted', eventId: kick.eventId, at: kick.at },
-  ];
+  return [retracted, { type: 'LeaveCompleted', leaveId, how: 'retracted', eventId, at }];
+}
+
+function disbelief(pending: Pending, { sender, authEvents }: Removal): LeavingRefusal | undefined {
+  if (pending.eventId !== undefined && authEvents.includes(pending.eventId)) return undefined;
+  if (pending.type === 'InviteReceived') {
+    if (sender === pending.sender) return undefined;
+    return {
+      refused: 'not-the-invites-room',
+      detail: `${sender} did not send the invite, and the event does not cite it`,
+    };
+  }
+  if (pending.eventId === undefined && pending.via.includes(serverNameOf(sender))) return undefined;
+  return { refused: 'not-the-knocks-room', detail: `the event of ${sender} does not cite the knock` };
 }
 
 /** A user wants out of a room that this server is not in. */
@@ -100,12 +146,13 @@ export interface RequestLeave {
  * after a refused or cancelled leave begins anew; one without anything to leave is done at once. (LV-17)
  */
 export function requestLeave(state: Leaving, wish: RequestLeave): LeavingDecision {
-  const { leave, invite } = state;
-  if (invite === undefined && leave !== undefined) {
+  const { leave } = state;
+  const waiting = state.invite ?? state.knock;
+  if (waiting === undefined && leave !== undefined) {
     if (leave.status.kind === 'retrying' || leave.status.kind === 'completed') return [];
   }
-  const known = invite ?? (leave === undefined ? undefined : state.lastInvite);
-  // One who was never invited has only the caller's word for where the room is; so has one whose invite is gone.
+  const known = waiting ?? (leave === undefined ? undefined : state.last);
+  // Without invite or knock there is only the caller's word for where the room is; so where they are gone.
   const candidates = candidatesFor(known, wish.via, wish.ourName);
   const started = begin(wish, candidates, roomVersionsOf(known));
   if (candidates.length > 0) return [started];
@@ -124,16 +171,17 @@ export function recordLocalLeave(
     readonly eventId?: EventId;
   },
 ): LeavingDecision {
-  const superseded: readonly LeavingEvent[] =
+  const underWay: readonly LeavingEvent[] =
     state.leave?.status.kind === 'retrying'
       ? [{ type: 'LeaveCompleted', leaveId: state.leave.leaveId, how: 'decided-here', at: leave.now }]
       : [];
   if (leave.eventId === undefined) {
-    if (state.leave !== undefined && state.invite === undefined) return superseded;
-    return [...superseded, begin(leave, [], []), completed(leave, 'already-out')];
+    const isWaiting = state.invite !== undefined || state.knock !== undefined;
+    if (state.leave !== undefined && !isWaiting) return underWay;
+    return [...underWay, begin(leave, [], []), completed(leave, 'already-out')];
   }
   return [
-    ...superseded,
+    ...underWay,
     begin(leave, [], []),
     {
       type: 'LeaveCompleted',
@@ -231,8 +279,8 @@ export function retryLeave(state: Leaving, leaveId: string, at: number): Leaving
   const leave = currentLeave(state, leaveId);
   if (isLeavingRefusal(leave)) return leave;
   if (leave.status.kind === 'completed') return [];
-  if (leave.status.kind !== 'retrying' && state.invite !== undefined) {
-    return { refused: 'leave-is-over', detail: 'the user was invited again since' };
+  if (leave.status.kind !== 'retrying' && (state.invite ?? state.knock) !== undefined) {
+    return { refused: 'leave-is-over', detail: 'the user was invited, or knocked, again since' };
   }
   return [{ type: 'LeaveRetried', leaveId, at }];
 }

@@ -21,6 +21,13 @@ export interface InviteReceived {
   readonly pdu: JsonObject;
   /** As it was sent, within bounds. (IN-07) */
   readonly inviteRoomState: readonly JsonObject[];
+  /** The user's knock that waited when it came. The invite itself need not cite it. (IN-13) */
+  readonly answersKnock?: {
+    /** Where it is known. */
+    readonly eventId?: EventId;
+    /** When the knock was told of. */
+    readonly at: number;
+  };
   /** Ms since the epoch, as every `at` here. */
   readonly at: number;
 }
@@ -36,7 +43,38 @@ export interface InviteRetracted {
   readonly at: number;
 }
 
-/** The user is out from here on; what follows tells the room. Retires the invite. (LV-17) */
+/** Our user has knocked on the room, as another service of the platform tells us. (KN-03) */
+export interface KnockMade {
+  readonly type: 'KnockMade';
+  /** What tells it from the user's other knocks: the event ID, or the ID of the message that told of it. */
+  readonly knockId: string;
+  /** What a denial of it has to cite; absent where nobody told. */
+  readonly eventId?: EventId;
+  /** Absent where nobody told: then a template may name any that we know. (LV-05) */
+  readonly roomVersion?: string;
+  /** The servers that the knock went by, or may have. */
+  readonly via: readonly ServerName[];
+  /** The knock itself, without `unsigned`, where it was given. */
+  readonly pdu?: JsonObject;
+  /** As the room's server gave it, within bounds. (KN-02) */
+  readonly knockRoomState: readonly JsonObject[];
+  /** The invite that waited when it was told of: who is invited can't knock, so the knock was before it. (AU-24) */
+  readonly answeredBy?: EventId;
+  readonly at: number;
+}
+
+/** Somebody in the room denied the knock, or banned the user. (AU-21) */
+export interface KnockDenied {
+  readonly type: 'KnockDenied';
+  /** Of the leave or ban. */
+  readonly eventId: EventId;
+  readonly sender: UserId;
+  readonly origin: ServerName;
+  readonly pdu: JsonObject;
+  readonly at: number;
+}
+
+/** The user is out from here on; what follows tells the room. Retires invite and knock. (LV-17) */
 export interface LeaveHandshakeStarted {
   readonly type: 'LeaveHandshakeStarted';
   readonly leaveId: string;
@@ -137,7 +175,7 @@ export type Completion =
   | 'decided-here'
   /** The user was out already. */
   | 'already-out'
-  /** Somebody in the room took the invite back meanwhile. */
+  /** Somebody in the room took the invite back, or denied the knock, meanwhile. */
   | 'retracted';
 
 /** The leave is done. */
@@ -157,11 +195,11 @@ export interface LeaveRefused {
   readonly at: number;
 }
 
-/** Nothing more is tried, by an operator's wish or because the user was invited anew. */
+/** Nothing more is tried, by an operator's wish or because the user was invited anew, or knocked anew. */
 export interface LeaveCancelled {
   readonly type: 'LeaveCancelled';
   readonly leaveId: string;
-  readonly why: 'operator' | 'invited-again';
+  readonly why: 'operator' | 'invited-again' | 'knocked-again';
   readonly at: number;
 }
 
@@ -169,6 +207,8 @@ export interface LeaveCancelled {
 export type LeavingEvent =
   | InviteReceived
   | InviteRetracted
+  | KnockMade
+  | KnockDenied
   | LeaveHandshakeStarted
   | TemplateRefused
   | ResidentServerRefused
@@ -181,3 +221,6 @@ export type LeavingEvent =
   | LeaveCompleted
   | LeaveRefused
   | LeaveCancelled;
+
+/** What a leave may answer: all that this server knows of a room that it is not in. */
+export type Pending = InviteReceived | KnockMade;

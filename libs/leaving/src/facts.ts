@@ -1,6 +1,6 @@
 import { ROOM_EVENTS_TOPIC, type BusMessage } from '@exeunt/message-bus';
 import { stringifyJson, type JsonObject } from '@exeunt/signing';
-import type { LeavingEvent, LeavingKey } from './domain-events.js';
+import type { InviteReceived, LeavingEvent, LeavingKey } from './domain-events.js';
 
 /** `ce_source` of facts of the leaving side. */
 export const LEAVING_SOURCE = '/exeunt/leaving';
@@ -8,6 +8,8 @@ export const LEAVING_SOURCE = '/exeunt/leaving';
 const types = {
   InviteReceived: 'exeunt.invite-received.v1',
   InviteRetracted: 'exeunt.invite-retracted.v1',
+  KnockMade: 'exeunt.knock-made.v1',
+  KnockDenied: 'exeunt.knock-denied.v1',
   LeaveHandshakeStarted: 'exeunt.leave-started.v1',
   LeaveCompleted: 'exeunt.leave-completed.v1',
   LeaveRefused: 'exeunt.leave-refused.v1',
@@ -16,7 +18,7 @@ const types = {
 
 type Fact = Extract<LeavingEvent, { readonly type: keyof typeof types }>;
 
-/** Whether the rest of the platform is told: of invites, and of a leave's beginning and end, not of its steps. */
+/** Whether the rest of the platform is told: of invites and knocks, and of a leave's beginning and end, not of its steps. */
 export function isFactForTheBus(event: LeavingEvent): event is Fact {
   return Object.hasOwn(types, event.type);
 }
@@ -24,7 +26,7 @@ export function isFactForTheBus(event: LeavingEvent): event is Fact {
 /** The message of a fact; the same fact gives the same message, `ce_id` included. */
 export function messageOf(key: LeavingKey, position: number, fact: Fact): BusMessage {
   const traceparent = fact.type === 'LeaveHandshakeStarted' ? fact.traceparent : undefined;
-  const subject = 'leaveId' in fact ? fact.leaveId : fact.eventId;
+  const subject = 'leaveId' in fact ? fact.leaveId : (fact.eventId ?? key.userId);
   return {
     topic: ROOM_EVENTS_TOPIC,
     key: key.roomId,
@@ -51,7 +53,17 @@ function valueOf(fact: Fact): JsonObject {
         sender: fact.sender,
         origin: fact.origin,
         pdu: fact.pdu,
+        ...(fact.answersKnock === undefined ? {} : { answers_knock: answeredKnock(fact.answersKnock) }),
       };
+    case 'KnockMade':
+      return {
+        via: fact.via,
+        ...(fact.eventId === undefined ? {} : { event_id: fact.eventId }),
+        ...(fact.roomVersion === undefined ? {} : { room_version: fact.roomVersion }),
+        ...(fact.pdu === undefined ? {} : { pdu: fact.pdu }),
+        ...(fact.answeredBy === undefined ? {} : { answered_by: fact.answeredBy }),
+      };
+    case 'KnockDenied':
     case 'InviteRetracted':
       return { event_id: fact.eventId, sender: fact.sender, origin: fact.origin, pdu: fact.pdu };
     case 'LeaveHandshakeStarted':
@@ -74,4 +86,9 @@ function valueOf(fact: Fact): JsonObject {
     default:
       return fact satisfies never;
   }
+}
+
+/** The knock that an invite answers, as the platform is told of it: its ID where it is known, and since when. */
+export function answeredKnock({ eventId, at }: NonNullable<InviteReceived['answersKnock']>): JsonObject {
+  return { ...(eventId === undefined ? {} : { event_id: eventId }), told_at: at };
 }

@@ -16,7 +16,7 @@ import {
   type LeavingStage,
 } from '../../../test/leaving-scripted.js';
 import type { LeaveClient } from './handshake-runner.js';
-import { Leaving1700000000004 } from './leaving.migration.js';
+import { leavingMigrations } from './leaving.migration.js';
 import { isFactForTheBus, messageOf } from './facts.js';
 import { LeavingFactsRelay } from './facts-relay.js';
 import type { LeavingStore } from './leaving-store.js';
@@ -30,7 +30,7 @@ let database: Database;
 let stage: LeavingStage;
 
 beforeAll(async () => {
-  database = await openDatabase({ dataDir: 'memory://', migrations: [Leaving1700000000004] });
+  database = await openDatabase({ dataDir: 'memory://', migrations: leavingMigrations });
 }, 120_000);
 afterEach(() => stage?.runner.stop());
 afterAll(() => database?.close());

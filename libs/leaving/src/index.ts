@@ -2,7 +2,7 @@ export { candidatesFor, maxCandidates, roomVersionsOf } from './candidates.js';
 export { decodeLeavingEvent, encodeLeavingEvent, upcasters, type Upcasters } from './codec.js';
 export * from './decide.js';
 export * from './domain-events.js';
-export { isFactForTheBus, LEAVING_SOURCE, messageOf } from './facts.js';
+export { answeredKnock, isFactForTheBus, LEAVING_SOURCE, messageOf } from './facts.js';
 export { LeavingFactsRelay, type LeavingFactsRelayOptions } from './facts-relay.js';
 export { HandshakeRunner, type HandshakeRunnerOptions, type LeaveClient } from './handshake-runner.js';
 export {
@@ -14,7 +14,7 @@ export {
   type SignedLeave,
   type Verdict,
 } from './leaving.js';
-export { Leaving1700000000004 } from './leaving.migration.js';
+export { leavingMigrations } from './leaving.migration.js';
 export {
   LeavingContended,
   LeavingStore,

@@ -4,9 +4,9 @@ import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
 import { JsonNumber, stringifyJson, type JsonObject } from '@exeunt/signing';
 import { findPostgres, startPostgres } from '../../../test/harness/postgres-server.js';
 import { decodeLeavingEvent, encodeLeavingEvent, upcasters } from './codec.js';
-import { cancelLeave, receiveInvite, requestLeave } from './decide.js';
+import { cancelLeave, noteKnock, receiveInvite, requestLeave } from './decide.js';
 import type { LeavingEvent, LeavingKey } from './domain-events.js';
-import { Leaving1700000000004 } from './leaving.migration.js';
+import { leavingMigrations } from './leaving.migration.js';
 import { LeavingStore } from './leaving-store.js';
 
 const ourName = 'ours.example' as ServerName;
@@ -19,7 +19,7 @@ const adapters: readonly (readonly [string, () => Promise<{ database: Database; 
   [
     'PGlite',
     async () => ({
-      database: await openDatabase({ dataDir: 'memory://', migrations: [Leaving1700000000004] }),
+      database: await openDatabase({ dataDir: 'memory://', migrations: leavingMigrations }),
       end: () => {},
     }),
   ],
@@ -30,7 +30,7 @@ const adapters: readonly (readonly [string, () => Promise<{ database: Database; 
           'PostgreSQL',
           async () => {
             const server = await startPostgres();
-            const database = await openDatabase({ url: server.url, migrations: [Leaving1700000000004] });
+            const database = await openDatabase({ url: server.url, migrations: leavingMigrations });
             return { database, end: () => server.stop() };
           },
         ] as const,
@@ -82,6 +82,23 @@ describe.each(adapters)('leaving store on %s', (kind, openAdapter) => {
     expect(stringifyJson(state.invite!.pdu)).toContain('9007199254740993.50');
     expect((state.invite!.pdu['content'] as JsonObject)['nul']).toBe('a\0b');
     expect(await store.invitesOf(key.userId)).toContain(key.roomId);
+  });
+
+  it('finds the rooms of knocks that wait, and of those alone', async () => {
+    const [first, second] = [aKey('knocker'), aKey('knocker')];
+    for (const key of [first, second]) {
+      await store.execute(key, (state) =>
+        noteKnock(state, { knockId: '$knock', via: [x], knockRoomState: [], at: 10 }),
+      );
+    }
+    expect(await store.knocksOf(first.userId)).toEqual([first.roomId, second.roomId].sort());
+    await leave(first, `knock-${kind}`);
+    await invite(second);
+    expect(await store.knocksOf(first.userId)).toEqual([]);
+    const { state } = await store.load(second);
+    expect(state.answered).toEqual({ at: 10 });
+    expect((await store.toTell(1_000)).map(({ event }) => event.type)).toContain('KnockMade');
+    await store.execute(first, (state) => cancelLeave(state, `knock-${kind}`, 30));
   });
 
   it('decides again where another append was faster: nothing is lost, nothing twice', async () => {

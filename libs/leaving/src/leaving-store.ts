@@ -94,11 +94,12 @@ export class LeavingStore {
 
   /** Rooms in which an invite waits for the user. */
   async invitesOf(userId: UserId): Promise<readonly RoomId[]> {
-    const rows = await this.#database.query<{ room_id: string }>(
-      `SELECT room_id FROM leaving_streams WHERE user_id = $1 AND has_invite ORDER BY room_id`,
-      [userId],
-    );
-    return rows.map(({ room_id: roomId }) => roomId as RoomId);
+    return this.#roomsOf(userId, 'has_invite');
+  }
+
+  /** Rooms in which a knock of the user waits. */
+  async knocksOf(userId: UserId): Promise<readonly RoomId[]> {
+    return this.#roomsOf(userId, 'has_knock');
   }
 
   /** The user's leaves that are not over, oldest first. */
@@ -272,11 +273,20 @@ export class LeavingStore {
         leaves.map(({ startedAt }) => startedAt),
         leaves.map(({ status }) => (status.kind === 'retrying' ? status.nextAttemptAt : null)),
         facts,
+        after.knock !== undefined,
       ],
     });
     if (rows.length === 0) return false;
     for (const listener of this.#listeners) listener();
     return true;
+  }
+
+  async #roomsOf(userId: UserId, what: 'has_invite' | 'has_knock'): Promise<readonly RoomId[]> {
+    const rows = await this.#database.query<{ room_id: string }>(
+      `SELECT room_id FROM leaving_streams WHERE user_id = $1 AND ${what} ORDER BY room_id`,
+      [userId],
+    );
+    return rows.map(({ room_id: roomId }) => roomId as RoomId);
   }
 
   async #leaves(where: string, values: readonly unknown[]): Promise<readonly LeaveSummary[]> {
@@ -304,11 +314,11 @@ export class LeavingStore {
   }
 }
 
-const create = `INSERT INTO leaving_streams (user_id, room_id, position, has_invite, next_at, due_at)
-  VALUES ($1, $2, $4::bigint, $3::boolean, $5::bigint, $5::bigint) ON CONFLICT DO NOTHING RETURNING user_id, room_id`;
+const create = `INSERT INTO leaving_streams (user_id, room_id, position, has_invite, has_knock, next_at, due_at)
+  VALUES ($1, $2, $4::bigint, $3::boolean, $15::boolean, $5::bigint, $5::bigint) ON CONFLICT DO NOTHING RETURNING user_id, room_id`;
 /** A claimed stream stays its claimer's: what it is due for waits in `next_at`. */
-const move = `UPDATE leaving_streams SET position = $4::bigint, has_invite = $3::boolean, next_at = $5::bigint,
-    due_at = CASE WHEN claim IS NULL THEN $5::bigint ELSE due_at END
+const move = `UPDATE leaving_streams SET position = $4::bigint, has_invite = $3::boolean, has_knock = $15::boolean,
+    next_at = $5::bigint, due_at = CASE WHEN claim IS NULL THEN $5::bigint ELSE due_at END
   WHERE user_id = $1 AND room_id = $2 AND position = $4::bigint - $6::bigint RETURNING user_id, room_id`;
 
 /** Each leave that the events begin or change, as it then stands. */

@@ -68,3 +68,19 @@ export class Leaving1700000000004 implements MigrationInterface {
     await runner.query(`DROP TABLE leaving_outbox, leaving_leaves, leaving_log, leaving_streams`);
   }
 }
+
+/** Streams in which a knock of the user waits. */
+export class LeavingKnocks1700000000010 implements MigrationInterface {
+  readonly name = 'LeavingKnocks1700000000010';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE leaving_streams ADD COLUMN has_knock boolean NOT NULL DEFAULT false`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE leaving_streams DROP COLUMN has_knock`);
+  }
+}
+
+/** The tables of the leaving side, in order. */
+export const leavingMigrations = [Leaving1700000000004, LeavingKnocks1700000000010] as const;

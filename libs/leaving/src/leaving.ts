@@ -1,6 +1,13 @@
 import type { EventId, ServerName } from '@exeunt/pdu';
 import type { JsonObject } from '@exeunt/signing';
-import type { InviteReceived, LeaveSigned, LeavingEvent } from './domain-events.js';
+import type {
+  InviteReceived,
+  KnockMade,
+  LeaveHandshakeStarted,
+  LeaveSigned,
+  LeavingEvent,
+  Pending,
+} from './domain-events.js';
 
 /** What one server has come to in the round under way. `later`: may fare better; `no`; `never`: can't. */
 export type Verdict = 'later' | 'no' | 'never';
@@ -45,10 +52,16 @@ export interface Leave {
 export interface Leaving {
   /** The invite that waits for the user. */
   readonly invite: InviteReceived | undefined;
-  /** The newest invite, waiting or not: where a leave may be sent. */
-  readonly lastInvite: InviteReceived | undefined;
+  /** The knock that the waiting invite answers. (IN-13) */
+  readonly answered: InviteReceived['answersKnock'];
+  /** The knock that waits for the room. Never beside an invite, which answers it. */
+  readonly knock: KnockMade | undefined;
+  /** The newest of invites and knocks, waiting or not: where a leave may be sent. */
+  readonly last: Pending | undefined;
   /** Content hashes of the invites there were, by ID: a repeat brings none of them back. */
   readonly invites: ReadonlyMap<EventId, string>;
+  /** What tells the knocks apart that there were, likewise. */
+  readonly knocks: ReadonlySet<string>;
   /** The newest leave. */
   readonly leave: Leave | undefined;
 }
@@ -56,8 +69,11 @@ export interface Leaving {
 /** Nothing has happened yet. */
 export const initialLeaving: Leaving = {
   invite: undefined,
-  lastInvite: undefined,
+  answered: undefined,
+  knock: undefined,
+  last: undefined,
   invites: new Map(),
+  knocks: new Set(),
   leave: undefined,
 };
 
@@ -68,15 +84,27 @@ export function evolve(state: Leaving, event: LeavingEvent): Leaving {
       return {
         ...state,
         invite: event,
-        lastInvite: event,
+        answered: event.answersKnock,
+        knock: undefined,
+        last: event,
         invites: new Map(state.invites).set(event.eventId, contentHashOf(event.pdu)),
       };
     case 'InviteRetracted':
-      return { ...state, invite: undefined };
+      return { ...state, invite: undefined, answered: undefined };
+    case 'KnockMade': {
+      const knocks = new Set(state.knocks).add(event.knockId);
+      return event.answeredBy === undefined
+        ? { ...state, knock: event, last: event, knocks }
+        : { ...state, answered: knockReference(event), knocks };
+    }
+    case 'KnockDenied':
+      return { ...state, knock: undefined };
     case 'LeaveHandshakeStarted':
       return {
         ...state,
         invite: undefined,
+        answered: undefined,
+        knock: undefined,
         leave: {
           leaveId: event.leaveId,
           reason: event.reason,
@@ -100,7 +128,7 @@ export function evolve(state: Leaving, event: LeavingEvent): Leaving {
 
 function evolveLeave(
   leave: Leave,
-  event: Exclude<LeavingEvent, { type: 'InviteReceived' | 'InviteRetracted' | 'LeaveHandshakeStarted' }>,
+  event: Exclude<Extract<LeavingEvent, { readonly leaveId: string }>, LeaveHandshakeStarted>,
 ): Leave {
   switch (event.type) {
     case 'TemplateRefused':
@@ -160,6 +188,11 @@ function refused(leave: SignedLeave | undefined, server: ServerName): SignedLeav
 
 function withVerdict(leave: Leave, server: ServerName, verdict: Verdict): Leave {
   return { ...leave, round: new Map(leave.round).set(server, verdict) };
+}
+
+/** What an invite keeps of the knock that it answers. */
+export function knockReference({ eventId, at }: KnockMade): NonNullable<InviteReceived['answersKnock']> {
+  return { ...(eventId === undefined ? {} : { eventId }), at };
 }
 
 /** What tells two invites under one ID apart in versions 1 and 2, where the ID is no hash. */

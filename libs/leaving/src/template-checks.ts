@@ -45,7 +45,7 @@ export interface TemplateFault {
 export interface TemplateAsked {
   readonly roomId: RoomId;
   readonly userId: UserId;
-  /** What the room's version may be, from the invite; empty where we don't know. */
+  /** What the room's version may be, from the invite or knock; empty where we don't know. */
   readonly roomVersions: readonly string[];
 }
 
@@ -69,7 +69,7 @@ export function readTemplate(answer: JsonObject, asked: TemplateAsked): Template
     };
   }
   if (asked.roomVersions.length > 0 && !asked.roomVersions.includes(named)) {
-    return fault('LV-05', `the template is of room version ${named}, the invite was of another`);
+    return fault('LV-05', `the template is of room version ${named}, the invite or knock was of another`);
   }
   if (parseRoomId(asked.roomId, version) === undefined) {
     return fault('LV-05', `a room of version ${named} has no such ID`);

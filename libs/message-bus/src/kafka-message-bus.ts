@@ -58,8 +58,9 @@ const MANY_RETRIES = { retries: 60, initialRetryTime: 100, maxRetryTime: 1_000, 
 /**
  * The message bus on Kafka.
  *
- * The partition of a key is {@link partitionOf} it, as on every adapter and not as Kafka's own clients choose: whoever
- * else publishes to a topic of ours and cares for the order of a key has to do the same. A consumer group has one topic.
+ * The partition of a key is {@link partitionOf} it, as on every adapter and not as Kafka's own clients choose. All who
+ * publish one key to one topic have to choose alike, or it has no order: in a topic that others fill, as
+ * `exeunt.ingest.v1`, they may as well choose as their client does by default. A consumer group has one topic.
  * Time is the machine's own here, because the brokers' is.
  *
  * Does not guarantee, beyond the port: that a message which no group has read is kept for longer than its topic's

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Alarm, ManualClock } from './clock.js';
-import { parkInDeadLetter } from './dead-letter.js';
+import { deadLetterOf, parkInDeadLetter } from './dead-letter.js';
 import type { BusMessage } from './message-bus.js';
 import { partitionOf, stableHash } from './partition.js';
 import { fromStoredText, toStoredText } from './stored-text.js';
@@ -73,6 +73,39 @@ describe('a dead letter', () => {
       reason: 'the value is not JSON',
       consumer: 'ingest',
       message,
+    });
+  });
+});
+
+describe('the dead letter of a message that is as large as a broker takes', () => {
+  const huge = 'x"'.repeat(500_000);
+  const message = {
+    topic: 't',
+    partition: 2,
+    offset: '7',
+    key: '!a:x',
+    headers: { ce_id: 'x' },
+    value: huge,
+  };
+  const valueOf = (letter: BusMessage) => {
+    expect(Buffer.byteLength(letter.value)).toBeLessThan(1_000_000);
+    return JSON.parse(letter.value) as object;
+  };
+
+  it('leaves out the value, which is where it says', () => {
+    expect(valueOf(deadLetterOf(message, 'no', 'ingest', 0))).toEqual({
+      reason: 'no',
+      consumer: 'ingest',
+      message: { ...message, value: '' },
+      left_out: ['value'],
+    });
+  });
+
+  it('leaves out more where that is not enough', () => {
+    const monstrous = { ...message, key: huge, headers: { huge } };
+    expect(valueOf(deadLetterOf(monstrous, huge, 'ingest', 0))).toMatchObject({
+      message: { offset: '7', headers: {} },
+      left_out: ['headers', 'value'],
     });
   });
 });

@@ -112,7 +112,14 @@ export interface EventVerifyKey {
 
 /** Whether a PDU has the signatures it needs, or the first server that lets it down. */
 export type SignatureCheck =
-  { readonly ok: true } | { readonly ok: false; readonly server: ServerName; readonly detail: string };
+  | { readonly ok: true }
+  | {
+      readonly ok: false;
+      readonly server: ServerName;
+      readonly detail: string;
+      /** True where the server has signed by a key that is not known, or not as valid then: more keys may tell more. */
+      readonly lacksKey: boolean;
+    };
 
 /**
  * Checks the signatures of all required signers against the redacted PDU, so that the answer is the same for a
@@ -130,24 +137,30 @@ export async function checkPduSignatures(
   const { roomVersion, originServerTs } = pdu;
   if (pdu.type === 'm.room.member' && roomVersion.restrictedJoins && authorisingUser(pdu) === malformed) {
     const detail = 'join_authorised_via_users_server names no user whose server could have signed';
-    return { ok: false, server: serverNameOf(pdu.sender), detail };
+    return { ok: false, server: serverNameOf(pdu.sender), detail, lacksKey: false };
   }
   const message = signedBytes(redact(pdu.json, roomVersion));
   for (const { server, why } of requiredSigners(pdu, stage)) {
     let isSigned = false;
+    let lacksKey = false;
     for (const { keyId, signature } of ordinarySignatures(pdu, server)) {
       const key = keyOf(server, keyId);
-      if (key === undefined || !key.validAt(originServerTs, roomVersion)) continue;
+      if (key === undefined || !key.validAt(originServerTs, roomVersion)) {
+        lacksKey = true;
+        continue;
+      }
       const bytes = decodeBase64(signature);
       if (bytes === undefined)
-        return { ok: false, server, detail: `the signature by ${keyId} is not base64` };
+        return { ok: false, server, detail: `the signature by ${keyId} is not base64`, lacksKey: false };
       if (!(await ed.verifyOffThread(key.publicKey, message, bytes))) {
-        return { ok: false, server, detail: `the signature by ${keyId} does not verify` };
+        return { ok: false, server, detail: `the signature by ${keyId} does not verify`, lacksKey: false };
       }
       isSigned = true;
     }
-    if (!isSigned)
-      return { ok: false, server, detail: `no signature by a known, valid key of the server (${why})` };
+    if (!isSigned) {
+      const detail = `no signature by a known, valid key of the server (${why})`;
+      return { ok: false, server, detail, lacksKey };
+    }
   }
   return { ok: true };
 }

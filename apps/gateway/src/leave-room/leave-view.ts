@@ -1,4 +1,4 @@
-import type { InviteReceived, LeavingEvent, LeavingKey } from '@exeunt/leaving';
+import { answeredKnock, type Leaving, type LeavingEvent, type LeavingKey } from '@exeunt/leaving';
 import type { JsonObject } from '@exeunt/signing';
 import { stripped } from '../invite/invite-room-state.js';
 
@@ -78,14 +78,17 @@ function step(event: LeavingEvent): JsonObject {
       return { at, step: 'cancelled', why: event.why };
     case 'InviteReceived':
     case 'InviteRetracted':
+    case 'KnockMade':
+    case 'KnockDenied':
       return { at, step: event.type };
     default:
       return event satisfies never;
   }
 }
 
-/** An invite that waits for the user, with the room's state as clients are shown it. */
-export function inviteView(roomId: string, invite: InviteReceived): JsonObject {
+/** The invite that waits for the user, with the room's state as clients are shown it; undefined where none does. */
+export function inviteView(roomId: string, { invite, answered }: Leaving): JsonObject | undefined {
+  if (invite === undefined) return undefined;
   return {
     room_id: roomId,
     room_version: invite.roomVersion,
@@ -95,5 +98,20 @@ export function inviteView(roomId: string, invite: InviteReceived): JsonObject {
     event_id: invite.eventId,
     event: invite.pdu,
     invite_room_state: invite.inviteRoomState.map(stripped),
+    ...(answered === undefined ? {} : { answers_knock: answeredKnock(answered) }),
+  };
+}
+
+/** The knock of the user that waits for the room, likewise. */
+export function knockView(roomId: string, { knock }: Leaving): JsonObject | undefined {
+  if (knock === undefined) return undefined;
+  return {
+    room_id: roomId,
+    ...(knock.roomVersion === undefined ? {} : { room_version: knock.roomVersion }),
+    via: knock.via,
+    told_at: knock.at,
+    ...(knock.eventId === undefined ? {} : { event_id: knock.eventId }),
+    ...(knock.pdu === undefined ? {} : { event: knock.pdu }),
+    knock_room_state: knock.knockRoomState.map(stripped),
   };
 }

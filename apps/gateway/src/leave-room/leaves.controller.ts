@@ -22,8 +22,7 @@ import {
   type Leaving,
   type LeavingDecision,
 } from '@exeunt/leaving';
-import { parseRoomId, parseServerName, type RoomId, type ServerName } from '@exeunt/pdu';
-import { memberOf, stringifyJson, type JsonObject } from '@exeunt/signing';
+import { stringifyJson, type JsonObject } from '@exeunt/signing';
 import { userIdIn } from '../federation-request/federation-request.guard.js';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { MatrixError, refusalToMatrixError } from '../matrix-error/matrix-error.js';
@@ -31,8 +30,9 @@ import {
   jsonBody,
   optionalString,
   pageLimit,
-  requiredString,
+  requiredRoomId,
   requiredUserId,
+  serverNames,
 } from '../platform-request/platform-body.js';
 import { PlatformTokenGuard } from '../platform-request/platform-token.guard.js';
 import { LeaveRoom } from './leave-room.command.js';
@@ -83,9 +83,9 @@ export class LeavesController {
   ): Promise<string> {
     const body = jsonBody(request);
     const userId = requiredUserId(body, 'user_id');
-    const roomId = requiredRoomId(body);
+    const roomId = requiredRoomId(body, 'room_id');
     const answer = await this.commands.execute(
-      new LeaveRoom(userId, roomId, optionalString(body, 'reason'), serversIn(body, 'via')),
+      new LeaveRoom(userId, roomId, optionalString(body, 'reason'), serverNames(body, 'via')),
     );
     if (typeof answer !== 'string') throw refusalToMatrixError(answer);
     const view = await this.view(answer);
@@ -194,22 +194,4 @@ function summaryView(leave: LeaveSummary): JsonObject {
     started_at: leave.startedAt,
     ...(leave.nextAttemptAt === undefined ? {} : { next_attempt_at: leave.nextAttemptAt }),
   };
-}
-
-function requiredRoomId(body: JsonObject): RoomId {
-  const roomId = parseRoomId(requiredString(body, 'room_id'));
-  if (roomId === undefined) throw new MatrixError(400, 'M_INVALID_PARAM', 'room_id is no room ID', 'ID-07');
-  return roomId;
-}
-
-function serversIn(body: JsonObject, key: string): readonly ServerName[] {
-  const value = memberOf(body, key);
-  if (value === undefined || value === null) return [];
-  if (!Array.isArray(value)) throw new MatrixError(400, 'M_INVALID_PARAM', `${key} is not a list`);
-  return value.map((one: unknown) => {
-    const server = typeof one === 'string' ? parseServerName(one) : undefined;
-    if (server === undefined)
-      throw new MatrixError(400, 'M_INVALID_PARAM', `${key} holds no server name`, 'ID-01');
-    return server;
-  });
 }

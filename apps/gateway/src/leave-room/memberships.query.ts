@@ -1,9 +1,10 @@
 import { Inject } from '@nestjs/common';
 import { Query, QueryHandler, type IQueryHandler } from '@nestjs/cqrs';
-import type { UserId } from '@exeunt/pdu';
+import type { Leaving } from '@exeunt/leaving';
+import type { RoomId, UserId } from '@exeunt/pdu';
 import type { JsonObject } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { inviteView, leaveView } from './leave-view.js';
+import { inviteView, knockView, leaveView } from './leave-view.js';
 
 /** Where a user of ours is, is asked to be, asks to be, and is leaving. */
 export class Memberships extends Query<JsonObject> {
@@ -20,13 +21,21 @@ export class MembershipsHandler implements IQueryHandler<Memberships> {
     const { leaving, localMemberships } = this.side;
     const here = await localMemberships.of(userId);
     const isHere = new Set(here.map(({ roomId }) => roomId));
-    const invites: JsonObject[] = [];
-    for (const roomId of await leaving.store.invitesOf(userId)) {
-      // In a room that we are in by now, the room itself knows better.
-      if (isHere.has(roomId)) continue;
-      const { invite } = (await leaving.store.load({ userId, roomId })).state;
-      if (invite !== undefined) invites.push(inviteView(roomId, invite));
-    }
+    const waiting = async (
+      roomIds: readonly RoomId[],
+      view: (roomId: RoomId, state: Leaving) => JsonObject | undefined,
+    ): Promise<readonly JsonObject[]> => {
+      const views: JsonObject[] = [];
+      for (const roomId of roomIds) {
+        // In a room that we are in by now, the room itself knows better.
+        if (isHere.has(roomId)) continue;
+        const shown = view(roomId, (await leaving.store.load({ userId, roomId })).state);
+        if (shown !== undefined) views.push(shown);
+      }
+      return views;
+    };
+    const invites = await waiting(await leaving.store.invitesOf(userId), inviteView);
+    const knocks = await waiting(await leaving.store.knocksOf(userId), knockView);
     const leaves: JsonObject[] = [];
     for (const { leaveId, ...key } of await leaving.store.underWayOf(userId)) {
       leaves.push(leaveView(key, leaveId, (await leaving.store.load(key)).events));
@@ -44,7 +53,7 @@ export class MembershipsHandler implements IQueryHandler<Memberships> {
     return {
       joins: having('join'),
       invites: [...having('invite'), ...invites],
-      knocks: having('knock'),
+      knocks: [...having('knock'), ...knocks],
       leaves,
     };
   }

@@ -26,6 +26,18 @@ export class GatewayMetrics {
     registers: [this.registry],
   });
 
+  readonly #deadLetters = new Counter({
+    name: 'exeunt_dead_letters_total',
+    help: 'Messages that a consumer could not take, or not all of; each is in exeunt.dead-letter.v1 with the reason',
+    labelNames: ['consumer'] as const,
+    registers: [this.registry],
+  });
+  readonly #ingested = new Counter({
+    name: 'exeunt_ingested_total',
+    help: 'Messages of exeunt.ingest.v1 as they came, by ce_type and outcome: taken, in-part, waiting or dead-letter',
+    labelNames: ['type', 'outcome'] as const,
+    registers: [this.registry],
+  });
   readonly #refusedAddresses = new Counter({
     name: 'exeunt_refused_addresses_total',
     help: 'Addresses of other servers that were not dialled, for they are not public',
@@ -71,27 +83,16 @@ export class GatewayMetrics {
    * database does not answer these two are left out, and the others are still told.
    */
   readQueue(queue: Pick<DestinationQueue, 'countPending' | 'countByState'>): void {
-    const countPending = inProportion(
+    const shared =
+      'every sender on one database reports the same, so take the max and not the sum; with millions of PDUs some seconds old';
+    this.#count(
+      'exeunt_pending_pdus',
+      `PDUs that some server has yet to acknowledge, once a server; ${shared}`,
       () => queue.countPending(),
-      () => performance.now(),
     );
     const countByState = inProportion(
       () => queue.countByState(),
       () => performance.now(),
-    );
-    const shared =
-      'every sender on one database reports the same, so take the max and not the sum; with millions of PDUs some seconds old';
-    this.registry.registerMetric(
-      new Gauge({
-        name: 'exeunt_pending_pdus',
-        help: `PDUs that some server has yet to acknowledge, once a server; ${shared}`,
-        registers: [],
-        async collect() {
-          this.remove();
-          const pending = await countPending().catch(() => undefined);
-          if (pending !== undefined) this.set(pending);
-        },
-      }),
     );
     this.registry.registerMetric(
       new Gauge({
@@ -105,6 +106,15 @@ export class GatewayMetrics {
           for (const [state, count] of Object.entries(counts)) this.set({ state }, count);
         },
       }),
+    );
+  }
+
+  /** Where messages are ingested: as {@link readQueue}. */
+  readIngestWaiting(count: () => Promise<number>): void {
+    this.#count(
+      'exeunt_ingest_waiting',
+      'Messages of exeunt.ingest.v1 that wait for keys of servers; every gateway on one database reports the same',
+      count,
     );
   }
 
@@ -136,8 +146,34 @@ export class GatewayMetrics {
     this.#stateResets.inc();
   }
 
+  deadLetter(consumer: string): void {
+    this.#deadLetters.inc({ consumer });
+  }
+
+  /** `type`: undefined for one that is not known. */
+  ingested(type: string | undefined, outcome: 'taken' | 'in-part' | 'waiting' | 'dead-letter'): void {
+    this.#ingested.inc({ type: type ?? 'unknown', outcome });
+  }
+
   refusedAddress({ purpose }: RefusedAddress): void {
     this.#refusedAddresses.inc({ purpose });
+  }
+
+  /** A number that the database has, left out while it can't be had. */
+  #count(name: string, help: string, read: () => Promise<number>): void {
+    const count = inProportion(read, () => performance.now());
+    this.registry.registerMetric(
+      new Gauge({
+        name,
+        help,
+        registers: [],
+        async collect() {
+          this.remove();
+          const counted = await count().catch(() => undefined);
+          if (counted !== undefined) this.set(counted);
+        },
+      }),
+    );
   }
 
   outgoing(outcome: RequestOutcome): void {

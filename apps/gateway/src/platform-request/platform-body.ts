@@ -1,6 +1,13 @@
 import type { FastifyRequest } from 'fastify';
-import { parseUserId, type UserId } from '@exeunt/pdu';
-import { isJsonObject, memberOf, parseJsonBytes, type JsonObject } from '@exeunt/signing';
+import {
+  parseRoomId,
+  parseServerName,
+  parseUserId,
+  type RoomId,
+  type ServerName,
+  type UserId,
+} from '@exeunt/pdu';
+import { isJsonObject, memberOf, parseJsonBytes, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { MatrixError } from '../matrix-error/matrix-error.js';
 
 /** The body of a platform request, lossless. Throws {@link MatrixError} or a `JsonSyntaxError`. */
@@ -31,16 +38,37 @@ export function optionalObject(body: JsonObject, key: string): JsonObject | unde
   return value;
 }
 
+export function optionalList(body: JsonObject, key: string): readonly JsonValue[] | undefined {
+  const value = memberOf(body, key);
+  if (value === undefined || value === null) return undefined;
+  if (!Array.isArray(value)) throw new MatrixError(400, 'M_INVALID_PARAM', `${key} is not a list`);
+  return value as readonly JsonValue[];
+}
+
+export function requiredRoomId(body: JsonObject, key: string): RoomId {
+  const roomId = parseRoomId(requiredString(body, key));
+  if (roomId === undefined) throw new MatrixError(400, 'M_INVALID_PARAM', `${key} is no room ID`, 'ID-07');
+  return roomId;
+}
+
+/** A list of server names; empty where the key is absent. */
+export function serverNames(body: JsonObject, key: string): readonly ServerName[] {
+  return (optionalList(body, key) ?? []).map((one) => {
+    const server = typeof one === 'string' ? parseServerName(one) : undefined;
+    if (server === undefined) {
+      throw new MatrixError(400, 'M_INVALID_PARAM', `${key} holds no server name`, 'ID-01');
+    }
+    return server;
+  });
+}
+
 export function requiredUserId(body: JsonObject, key: string): UserId {
   return userId(requiredString(body, key), key);
 }
 
 /** A list of user IDs; empty where the key is absent. */
 export function userIds(body: JsonObject, key: string): readonly UserId[] {
-  const value = memberOf(body, key);
-  if (value === undefined || value === null) return [];
-  if (!Array.isArray(value)) throw new MatrixError(400, 'M_INVALID_PARAM', `${key} is not a list`);
-  return value.map((one: unknown) => userId(one, key));
+  return (optionalList(body, key) ?? []).map((one) => userId(one, key));
 }
 
 /** The `limit` of a page: 100 unless told, from 1 to `most`. */

@@ -1,7 +1,6 @@
 import { Inject, Logger } from '@nestjs/common';
 import { Command, CommandHandler, type ICommandHandler } from '@nestjs/cqrs';
-import { DatabaseUnavailable } from '@exeunt/database';
-import { LeavingContended, retractInvite } from '@exeunt/leaving';
+import { noteRemoval } from '@exeunt/leaving';
 import {
   checkPduSignatures,
   contentHashMatches,
@@ -21,10 +20,10 @@ import {
   type UserId,
 } from '@exeunt/pdu';
 import { acceptPdu, admitServer, type Refusal } from '@exeunt/room';
-import { RoomContended } from '@exeunt/room-store';
 import { roomVersion, type RoomVersion } from '@exeunt/room-version';
 import { isJsonObject, memberOf, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
+import { isPassing } from '../passing-failure.js';
 import { faultRefusal } from '../send-leave/accept-leave.command.js';
 import { Turns } from './turns.js';
 
@@ -64,8 +63,8 @@ const asSent = { awaitsInvitee: true };
  *
  * - A room that we are in judges the PDU by its current state. One that cites parents unknown here gets an error:
  *   nothing is fetched from others yet, so what we missed while we were away stays missed until an import.
- * - In a room that we are not in, a leave or ban of a user of ours takes the invite back. Everything else is skipped,
- *   with an error where the event's ID can be computed. (TX-10)
+ * - In a room that we are not in, a leave or ban of a user of ours takes the invite back, or denies the knock.
+ *   Everything else is skipped, with an error where the event's ID can be computed. (TX-10)
  * - EDUs are dropped: none is about leaving.
  */
 @CommandHandler(ReceiveTransaction)
@@ -196,22 +195,23 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
       target === undefined
         ? undefined
         : (await this.side.leaving.store.load({ userId: target, roomId })).state;
-    const invite = stream?.invite ?? stream?.lastInvite;
-    const invitedTo = invite === undefined ? version : roomVersion(invite.roomVersion);
-    if (target === undefined || invite === undefined || invitedTo === undefined) {
+    const pending = stream?.invite ?? stream?.knock ?? stream?.last;
+    // Of a knock the version may not be known, and then nothing can be said of an event of its room.
+    const named = pending?.roomVersion === undefined ? version : roomVersion(pending.roomVersion);
+    if (target === undefined || pending === undefined || named === undefined) {
       const eventId = idOf(json, version);
-      const detail = 'no user of this server is in the room, or invited to it';
+      const detail = 'no user of this server is in the room, invited to it or knocking';
       if (eventId !== undefined) note(received, eventId, { refused: 'not-resident', rule: 'TX-10', detail });
       return;
     }
-    const [pdu] = await this.#checked(received, this.#readable(received, [json], invitedTo), invitedTo);
+    const [pdu] = await this.#checked(received, this.#readable(received, [json], named), named);
     if (pdu === undefined) return;
     await this.#unlessBroken(received, pdu.eventId, async () => {
       const { eventId, sender, authEvents } = pdu;
       const { origin } = received;
       const at = this.side.now();
       const { refusal } = await this.side.leaving.store.execute({ userId: target, roomId }, (state) =>
-        retractInvite(state, { eventId, sender, origin, authEvents, pdu: pdu.json, at }),
+        noteRemoval(state, { eventId, sender, origin, authEvents, pdu: pdu.json, at }),
       );
       const no: Refusal | undefined = refusal && {
         refused: 'not-authorised',
@@ -239,11 +239,7 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
     try {
       await work();
     } catch (cause) {
-      const isPassing =
-        cause instanceof DatabaseUnavailable ||
-        cause instanceof RoomContended ||
-        cause instanceof LeavingContended;
-      if (isPassing) throw cause;
+      if (isPassing(cause)) throw cause;
       this.#log.error(
         `${eventId}: ${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}`,
       );

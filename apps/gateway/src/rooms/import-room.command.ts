@@ -1,17 +1,6 @@
 import { Inject } from '@nestjs/common';
 import { Command, CommandHandler, type ICommandHandler } from '@nestjs/cqrs';
-import {
-  checkPduSignatures,
-  contentHashMatches,
-  isPduFault,
-  parseEventId,
-  parsePdu,
-  signingKeysNamed,
-  withRedactedContent,
-  type EventId,
-  type Pdu,
-  type RoomId,
-} from '@exeunt/pdu';
+import { isPduFault, parseEventId, parsePdu, type EventId, type Pdu, type RoomId } from '@exeunt/pdu';
 import {
   beginRoom,
   ingestOutlier,
@@ -29,7 +18,17 @@ import { roomVersion, type RoomVersion } from '@exeunt/room-version';
 import { isJsonObject, JsonNumber, memberOf, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { MatrixError } from '../matrix-error/matrix-error.js';
-import { requiredString } from '../platform-request/platform-body.js';
+import { optionalList, requiredString } from '../platform-request/platform-body.js';
+import {
+  checkOnReceipt,
+  isInLog,
+  learnKeys,
+  notTaken,
+  ofOneRoom,
+  type KeyPatience,
+  type NotTaken,
+  type Receipt,
+} from './receipt.js';
 
 /** A room as it is handed over. */
 export interface RoomToImport {
@@ -50,7 +49,13 @@ export interface RoomToImport {
 export interface ImportReport {
   readonly room_id: RoomId;
   readonly accepted: number;
-  readonly rejected: readonly { readonly event_id: string; readonly reason: string }[];
+  readonly rejected: readonly NotTaken[];
+}
+
+/** What was taken over, and of what was rejected that of which the room's log has no trace. */
+export interface TakenRoom {
+  readonly report: ImportReport;
+  readonly lost: readonly NotTaken[];
 }
 
 /** Takes over a room: a whole graph in any order, or the state at one point of it. */
@@ -60,147 +65,113 @@ export class ImportRoom extends Command<ImportReport | Refusal> {
   }
 }
 
-/**
- * SG-08 names the sender's server alone: an invite that the invitee's server never signed is part of its room, and a room
- * that left it out would differ from everybody else's.
- */
-const ofThePast = { awaitsInvitee: true };
-
-/** How many signatures are being checked at a time. */
-const checksAtOnce = 64;
-
 @CommandHandler(ImportRoom)
 export class ImportRoomHandler implements ICommandHandler<ImportRoom> {
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
 
   async execute({ room }: ImportRoom): Promise<ImportReport | Refusal> {
-    await this.learnKeys(room.serverKeys);
-    const { content } = room;
-    const rejected: { event_id: string; reason: string }[] = [];
-    const jsons = content.kind === 'graph' ? content.events : [...content.state, ...content.authChain];
-    const pdus = await this.receivable(jsons, room.version, rejected);
-    const create = [...pdus.values()].find((pdu) => pdu.type === 'm.room.create' && pdu.stateKey === '');
-    if (create === undefined) {
-      return {
-        refused: 'bad-format',
-        rule: 'AE-04',
-        detail: 'there is no m.room.create event that can be accepted',
-      };
-    }
-    // A create event that names no version makes a room of version 1. (RV-02)
-    const named = memberOf(create.content, 'room_version') ?? '1';
-    if (named !== room.version.id) {
-      return {
-        refused: 'wrong-parameter',
-        rule: 'RV-02',
-        detail: 'the create event names another room version',
-      };
-    }
-    const ofRoom = [...pdus.values()].filter((pdu) => {
-      if (pdu.roomId === create.roomId) return true;
-      rejected.push({ event_id: pdu.eventId, reason: `AE-05: the event's room is ${pdu.roomId}` });
-      return false;
-    });
-    const ordered = inOrderOfReferences(ofRoom).filter((pdu) => pdu !== create);
-    const { ourName } = this.side;
-    const context: IngestContext = { origin: ourName, ourName, now: this.side.now() };
-    const begin = this.beginning(create, content.kind, context);
-    const steps =
-      content.kind === 'graph'
-        ? [...begin, ...ordered.map((pdu) => (one: Room) => ingestPdu(one, pdu, context))]
-        : snapshotSteps(begin, create, ordered, content, room.version, context);
-    if ('refused' in steps) return steps;
-
-    const decisions = await this.side.rooms.executeAll(create.roomId, steps);
-    const judged = [create, ...ordered];
-    let accepted = 0;
-    // The first decision begins the room; then comes one for each PDU, in order.
-    judged.forEach((pdu, at) => {
-      const refusal = decisions[at + 1]?.refusal;
-      if (refusal === undefined) accepted++;
-      else rejected.push({ event_id: pdu.eventId, reason: `${refusal.rule}: ${refusal.detail}` });
-    });
-    return { room_id: create.roomId, accepted, rejected };
+    const taken = await takeRoom(this.side, room, await receiveRoom(this.side, room));
+    return isRefusal(taken) ? taken : taken.report;
   }
+}
 
-  private async learnKeys(responses: readonly JsonValue[]): Promise<void> {
-    for (const response of responses) {
-      const learned = await this.side.keyRing.learn(response);
-      if ('fault' in learned) {
-        throw new MatrixError(400, 'M_INVALID_PARAM', `server_keys: ${learned.fault}`, learned.rule);
+/** The checks of a room's PDUs that need no room; see {@link checkOnReceipt}. */
+export async function receiveRoom(
+  side: FederationSide,
+  { serverKeys, content, version }: RoomToImport,
+  patience?: KeyPatience,
+): Promise<Receipt> {
+  await learnKeys(side, serverKeys);
+  const jsons = content.kind === 'graph' ? content.events : [...content.state, ...content.authChain];
+  return checkOnReceipt(side, jsons, version, patience);
+}
+
+/**
+ * Takes over a room with the PDUs that passed. Throws {@link MatrixError} where the create event is not one to begin
+ * with.
+ */
+export async function takeRoom(
+  side: FederationSide,
+  { content, version }: RoomToImport,
+  { passed, dropped }: Receipt,
+): Promise<TakenRoom | Refusal> {
+  const lost: NotTaken[] = [...dropped];
+  const logged: NotTaken[] = [];
+  const create = createIn([...passed.values()]);
+  if (create === undefined) {
+    return {
+      refused: 'bad-format',
+      rule: 'AE-04',
+      detail: 'there is no m.room.create event that can be accepted',
+    };
+  }
+  // A create event that names no version makes a room of version 1. (RV-02)
+  const named = memberOf(create.content, 'room_version') ?? '1';
+  if (named !== version.id) {
+    return {
+      refused: 'wrong-parameter',
+      rule: 'RV-02',
+      detail: 'the create event names another room version',
+    };
+  }
+  const ordered = inOrderOfReferences(ofOneRoom(passed.values(), create.roomId, lost)).filter(
+    (pdu) => pdu !== create,
+  );
+  const { ourName } = side;
+  const context: IngestContext = { origin: ourName, ourName, now: side.now() };
+  const begin = beginning(create, content.kind, context);
+  const steps =
+    content.kind === 'graph'
+      ? [...begin, ...ordered.map((pdu) => (one: Room) => ingestPdu(one, pdu, context))]
+      : snapshotSteps(begin, create, ordered, content, version, context);
+  if ('refused' in steps) return steps;
+
+  const decisions = await side.rooms.executeAll(create.roomId, steps);
+  const judged = [create, ...ordered];
+  let accepted = 0;
+  // The first decision begins the room; then comes one for each PDU, in order.
+  judged.forEach((pdu, at) => {
+    const refusal = decisions[at + 1]?.refusal;
+    if (refusal === undefined) accepted++;
+    else {
+      // A snapshot's events have no place in the graph, and what is wrong with them none in the log.
+      const isLogged = content.kind === 'graph' && isInLog(refusal);
+      (isLogged ? logged : lost).push(notTaken(pdu, refusal));
+    }
+  });
+  return { report: { room_id: create.roomId, accepted, rejected: [...lost, ...logged] }, lost };
+}
+
+/** The create event among them, the first if there are several. */
+export function createIn(pdus: readonly Pdu[]): Pdu | undefined {
+  return pdus.find((pdu) => pdu.type === 'm.room.create' && pdu.stateKey === '');
+}
+
+/** The first two decisions: that the room is known, and its create event. Nothing where it is known already. */
+function beginning(
+  create: Pdu,
+  via: 'graph' | 'snapshot',
+  context: IngestContext,
+): readonly ((room: Room) => Decision)[] {
+  const nothing: Decision = { domainEvents: [], broadcasts: [] };
+  return [
+    (room) => {
+      if (room.isKnown) {
+        if (room.createEventId === create.eventId) return nothing;
+        throw new MatrixError(400, 'M_INVALID_PARAM', 'the room is known with another create event', 'AU-01');
       }
-    }
-  }
-
-  /** The PDUs that pass format, signatures and hash, each once; those with a wrong hash redacted. (PD-01 to PD-03) */
-  private async receivable(
-    jsons: readonly JsonObject[],
-    version: RoomVersion,
-    rejected: { event_id: string; reason: string }[],
-  ): Promise<ReadonlyMap<EventId, Pdu>> {
-    const parsed: Pdu[] = [];
-    for (const json of jsons) {
-      const pdu = parsePdu(json, version);
-      if (!isPduFault(pdu)) parsed.push(pdu);
-      else {
-        const named = memberOf(json, 'event_id');
-        rejected.push({
-          event_id: typeof named === 'string' ? named : '',
-          reason: `${pdu.rule}: ${pdu.detail}`,
-        });
-      }
-      if (parsed.length % 500 === 0) await new Promise((resume) => setImmediate(resume));
-    }
-    const needs = parsed.flatMap((pdu) =>
-      signingKeysNamed(pdu, ofThePast).map((named) => ({ ...named, atTs: pdu.originServerTs })),
-    );
-    const keyOf = await this.side.keyRing.keysForEvents(needs, version);
-    const passed = new Map<EventId, Pdu>();
-    for (let from = 0; from < parsed.length; from += checksAtOnce) {
-      const some = parsed.slice(from, from + checksAtOnce);
-      const checks = await Promise.all(
-        some.map((pdu) => checkPduSignatures(pdu, keyOf, this.side.ed25519, ofThePast)),
-      );
-      some.forEach((pdu, at) => {
-        const check = checks[at]!;
-        if (check.ok) passed.set(pdu.eventId, contentHashMatches(pdu.json) ? pdu : withRedactedContent(pdu));
-        else rejected.push({ event_id: pdu.eventId, reason: `PD-02: ${check.server}: ${check.detail}` });
-      });
-    }
-    return passed;
-  }
-
-  /** The first two decisions: that the room is known, and its create event. Nothing where it is known already. */
-  private beginning(
-    create: Pdu,
-    via: 'graph' | 'snapshot',
-    context: IngestContext,
-  ): readonly ((room: Room) => Decision)[] {
-    const nothing: Decision = { domainEvents: [], broadcasts: [] };
-    return [
-      (room) => {
-        if (room.isKnown) {
-          if (room.createEventId === create.eventId) return nothing;
-          throw new MatrixError(
-            400,
-            'M_INVALID_PARAM',
-            'the room is known with another create event',
-            'AU-01',
-          );
-        }
-        const begun = beginRoom(create, create.roomId, via);
-        if (isRefusal(begun)) throw new MatrixError(400, 'M_INVALID_PARAM', begun.detail, begun.rule);
-        return { domainEvents: [begun], broadcasts: [] };
-      },
-      (room) => {
-        room.require({ events: [create.eventId] });
-        if (room.known(create.eventId) !== undefined) return nothing;
-        return via === 'graph'
-          ? { domainEvents: [placeCreate(room, create, context)], broadcasts: [] }
-          : ingestOutlier(room, create, 'state', context);
-      },
-    ];
-  }
+      const begun = beginRoom(create, create.roomId, via);
+      if (isRefusal(begun)) throw new MatrixError(400, 'M_INVALID_PARAM', begun.detail, begun.rule);
+      return { domainEvents: [begun], broadcasts: [] };
+    },
+    (room) => {
+      room.require({ events: [create.eventId] });
+      if (room.known(create.eventId) !== undefined) return nothing;
+      return via === 'graph'
+        ? { domainEvents: [placeCreate(room, create, context)], broadcasts: [] }
+        : ingestOutlier(room, create, 'state', context);
+    },
+  ];
 }
 
 function snapshotSteps(
@@ -287,14 +258,14 @@ export function readImport(body: JsonObject): RoomToImport {
       'RV-04',
     );
   }
-  const serverKeys = list(body, 'server_keys') ?? [];
-  const events = list(body, 'events');
+  const serverKeys = optionalList(body, 'server_keys') ?? [];
+  const events = optionalList(body, 'events');
   if (events !== undefined) {
     return { version, serverKeys, content: { kind: 'graph', events: objects(events, 'events') } };
   }
-  const state = list(body, 'state');
-  const authChain = list(body, 'auth_chain');
-  const extremities = list(body, 'forward_extremities');
+  const state = optionalList(body, 'state');
+  const authChain = optionalList(body, 'auth_chain');
+  const extremities = optionalList(body, 'forward_extremities');
   const depth = memberOf(body, 'depth');
   if (state === undefined || authChain === undefined || extremities === undefined || depth === undefined) {
     throw new MatrixError(
@@ -328,14 +299,8 @@ export function readImport(body: JsonObject): RoomToImport {
   };
 }
 
-function list(body: JsonObject, key: string): readonly JsonValue[] | undefined {
-  const value = memberOf(body, key);
-  if (value === undefined || value === null) return undefined;
-  if (!Array.isArray(value)) throw new MatrixError(400, 'M_INVALID_PARAM', `${key} is not a list`);
-  return value as readonly JsonValue[];
-}
-
-function objects(values: readonly JsonValue[], key: string): readonly JsonObject[] {
+/** The PDUs of a list, unchecked. Throws {@link MatrixError} where one is no object. */
+export function objects(values: readonly JsonValue[], key: string): readonly JsonObject[] {
   return values.map((value) => {
     if (!isJsonObject(value)) throw new MatrixError(400, 'M_INVALID_PARAM', `${key} holds what is not a PDU`);
     return value;
