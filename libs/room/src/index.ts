@@ -12,4 +12,6 @@ export * from './refusal.js';
 export { evolve, initialRoom, membershipOf, nothingNeeded, Room, type KnownEvent } from './room.js';
 export * from './room-facts.js';
 export { isServerAllowed } from './server-acl.js';
+export * from './serve-history.js';
 export { trunkAt, type StateRef, type StoredStateRef } from './state-ref.js';
+export { stateKeyOf, type StateKey } from './state-resolution/state-key.js';

@@ -1,0 +1,31 @@
+import { Readable } from 'node:stream';
+import { StreamableFile } from '@nestjs/common';
+
+/** Pages of JSON texts as the text of one JSON list, a chunk a page. */
+export async function* jsonList(pages: AsyncIterable<readonly string[]>): AsyncGenerator<string> {
+  let before = '[';
+  for await (const page of pages) {
+    if (page.length === 0) continue;
+    yield before + page.join(',');
+    before = ',';
+  }
+  yield before === '[' ? '[]' : ']';
+}
+
+/**
+ * Chunks of JSON text as an answer of any length, read as fast as the other side takes it. Resolves when the first
+ * chunk is there, so that what fails at once is still told as an error; what fails later cuts the answer off.
+ */
+export async function jsonStream(chunks: AsyncGenerator<string>): Promise<StreamableFile> {
+  const first = await chunks.next();
+  const all = async function* (): AsyncGenerator<string> {
+    try {
+      if (first.done === true) return;
+      yield first.value;
+      yield* chunks;
+    } finally {
+      await chunks.return(undefined);
+    }
+  };
+  return new StreamableFile(Readable.from(all(), { objectMode: false }), { type: 'application/json' });
+}
