@@ -88,7 +88,7 @@ export function missingEvents(
 const maxLevels = 100;
 
 /**
- * `from`, as far as the room has them in its graph, and what precedes them: deepest first, at most `limit` with the
+ * `from`, as far as the room has them in its graph, and what precedes them: at every step the deepest that is next, at most `limit` with the
  * given ones counted. Rejected events are passed through and not given. (FE-04)
  */
 export function eventsUpTo(room: Room, from: readonly EventId[], limit: number): readonly Pdu[] {
