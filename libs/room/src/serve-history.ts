@@ -84,6 +84,21 @@ export function missingEvents(
   return found;
 }
 
+/**
+ * The PDUs that have parents which neither the room nor the others of `pdus` know: what comes before these is missing
+ * here. A parent that was rejected without a place in the graph is known, and will never have one. (FE-09)
+ */
+export function missingParents(room: Room, pdus: readonly Pdu[]): readonly Pdu[] {
+  const among = new Set(pdus.map(({ eventId }) => eventId));
+  const besides = (pdu: Pdu): readonly EventId[] => pdu.prevEvents.filter((parent) => !among.has(parent));
+  room.require({ events: [...among, ...pdus.flatMap(besides)] });
+  const isMissing = (eventId: EventId): boolean => {
+    const known = room.known(eventId);
+    return known === undefined || (known.status === 'accepted' && known.stateAfter === undefined);
+  };
+  return pdus.filter((pdu) => isMissing(pdu.eventId) && besides(pdu).some(isMissing));
+}
+
 /** A walk through rejected events alone would find nothing and go on and on. */
 const maxLevels = 100;
 
