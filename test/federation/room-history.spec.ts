@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { redact, type EventId, type Pdu } from '@exeunt/pdu';
 import { roomVersion } from '@exeunt/room-version';
-import { memberOf, stringifyJson, type JsonObject } from '@exeunt/signing';
+import { JsonNumber, memberOf, parseJson, stringifyJson, type JsonObject } from '@exeunt/signing';
 import { asking, everyQuestion, type HistoryQuestions } from '../harness/asking-history.js';
 import { importRoom, type ImportedRoom } from '../harness/imported-room.js';
 import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
@@ -182,6 +182,39 @@ describe.each(['1', '2', '5', '11', '12'])('the past of a room of version %s', (
       );
     }
   });
+});
+
+it('numbers and texts are served as they were signed, whatever is in them (CJ-04, BR-04)', async () => {
+  let odd!: Pdu, after!: Pdu;
+  const room = await importRoom(ours, {
+    version: '1',
+    peers: [resident],
+    grow(builder, alice) {
+      builder.member(`@bob:${resident.name}`, 'join');
+      const numbers = '[1.0, 1e3, -0, 0.10, 12345678901234567890, 1e400]';
+      odd = builder.say({
+        sender: alice,
+        type: 'org.example.odd',
+        stateKey: '',
+        content: parseJson(
+          `{"numbers":${numbers},"nul":"\\u0000","😀":"\\u2028","__proto__":{"x":1}}`,
+        ) as JsonObject,
+        changes: { depth: new JsonNumber('9223372036854775806') },
+      });
+      after = builder.say({ sender: alice, content: {} });
+    },
+  });
+  const ask = asking(resident, ours, room.roomId);
+  for (const [answer, key] of [
+    [await ask.event(odd.eventId), 'pdus'],
+    [await ask.missing([after.eventId]), 'events'],
+    [await ask.backfill([after.eventId], '10'), 'pdus'],
+    [await ask.state(after.eventId), 'pdus'],
+  ] as const) {
+    expect(texts(list(answer, key))).toContain(stringifyJson(odd.json));
+    expect(answer.body.toString()).toContain('[1.0,1e3,-0,0.10,12345678901234567890,1e400]');
+    expect(answer.body.toString()).toContain('"depth":9223372036854775806');
+  }
 });
 
 describe.each(['2', '10', '11', '12'])('an event of a room of version %s that was redacted', (version) => {

@@ -126,10 +126,9 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
   async #receiveIntoRoom(received: Received, roomId: RoomId, jsons: readonly JsonObject[]): Promise<void> {
     const { ourName, rooms } = this.side;
     const { origin } = received;
-    const servers = { origin, ourName };
     const room = await rooms.query(roomId, (room) => ({
       version: room.isKnown ? room.version : undefined,
-      refusal: admitServer(room, servers),
+      refusal: admitServer(room, { origin, ourName }),
     }));
     if (room.refusal?.refused === 'not-resident' || room.version === undefined) {
       for (const json of jsons) await this.#receiveFromAfar(received, roomId, json, room.version);
