@@ -26,7 +26,8 @@ import { trunkAt, type StateRef } from './state-ref.js';
 /**
  * Whether `origin` may read the room's past: it has a member joined to the room, as far as we know, and the ACL allows
  * it. It need not be a room that we are in still: what is known of one that our last user has left ends with that
- * leave, and those who were in it then need its ancestors to accept it. (FE-05, AC-05; docs/decisions/0013-serving-history.md)
+ * leave, and those who were in it then need its ancestors to accept it. See docs/decisions/0013-serving-history.md.
+ * (FE-05, AC-05)
  */
 export function admitReader(room: Room, origin: ServerName): Refusal | undefined {
   return checkIsInRoom(room, origin) ?? checkServerAcl(room, origin);
@@ -79,7 +80,7 @@ export function missingEvents(
         next.push(parent);
       }
     }
-    front = next;
+    front = next.slice(0, maxFront);
   }
   return found;
 }
@@ -99,12 +100,13 @@ export function missingParents(room: Room, pdus: readonly Pdu[]): readonly Pdu[]
   return pdus.filter((pdu) => isMissing(pdu.eventId) && besides(pdu).some(isMissing));
 }
 
-/** A walk through rejected events alone would find nothing and go on and on. */
+/** A walk through rejected events alone would find nothing, and go on and on, wider and wider. */
 const maxLevels = 100;
+const maxFront = 400;
 
 /**
- * `from`, as far as the room has them in its graph, and what precedes them: at every step the deepest that is next, at most `limit` with the
- * given ones counted. Rejected events are passed through and not given. (FE-04)
+ * `from`, as far as the room has them in its graph, and what precedes them: at every step the deepest that is next. At
+ * most `limit`, the given ones counted. Rejected events are passed through and not given. (FE-04)
  */
 export function eventsUpTo(room: Room, from: readonly EventId[], limit: number): readonly Pdu[] {
   const seen = new Set<EventId>(from);

@@ -16,6 +16,12 @@ export class GatewayMetrics {
     labelNames: ['outcome', 'rule'] as const,
     registers: [this.registry],
   });
+  readonly #history = new Counter({
+    name: 'exeunt_history_answers_total',
+    help: 'Questions of other servers about the past of rooms, by endpoint and outcome; rule as for leaves',
+    labelNames: ['endpoint', 'outcome', 'rule'] as const,
+    registers: [this.registry],
+  });
   readonly #outgoing = new Histogram({
     name: 'exeunt_outgoing_request_seconds',
     help: 'Requests to other servers by endpoint and outcome',
@@ -55,6 +61,11 @@ export class GatewayMetrics {
 
   leaveTemplate(refusedBy: string | undefined): void {
     this.#templates.inc({ outcome: refusedBy === undefined ? 'given' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  /** `refusedBy` is the rule a no rests on. */
+  historyAnswer(endpoint: string, outcome: 'given' | 'refused' | 'busy', refusedBy = ''): void {
+    this.#history.inc({ endpoint, outcome, rule: refusedBy });
   }
 
   refusedAddress({ purpose }: RefusedAddress): void {

@@ -64,7 +64,8 @@ const asSent = { awaitsInvitee: true };
  * repeat; a transaction that could not be finished has none, and what it did do is done. (TX-02, TX-04, TX-07, TX-08)
  *
  * - A room that we are in judges the PDU by its current state. What it cites as parents and we lack is asked for at
- *   the server that sends, and judged before it, as if it had been sent; where a gap stays, the PDU gets an error. (FE-09)
+ *   the server that sends, and judged before it, as if it had been sent; where a gap stays, the PDU gets an error.
+ *   (FE-09)
  * - In a room that we are not in, a leave or ban of a user of ours takes the invite back. Everything else is skipped,
  *   with an error where the event's ID can be computed. (TX-10)
  * - EDUs are dropped: none is about leaving.

@@ -12,6 +12,9 @@ export async function* jsonList(pages: AsyncIterable<readonly string[]>): AsyncG
   yield before === '[' ? '[]' : ']';
 }
 
+/** Whoever has not taken an answer by then gets no more of it, slow or not. */
+const deadlineMs = 15 * 60_000;
+
 /**
  * Chunks of JSON text as an answer of any length, read as fast as the other side takes it. Resolves when the first
  * chunk is there, so that what fails at once is still told as an error; what fails later cuts the answer off.
@@ -27,5 +30,11 @@ export async function jsonStream(chunks: AsyncGenerator<string>): Promise<Stream
       await chunks.return(undefined);
     }
   };
-  return new StreamableFile(Readable.from(all(), { objectMode: false }), { type: 'application/json' });
+  const stream = Readable.from(all(), { objectMode: false });
+  const deadline = setTimeout(
+    () => stream.destroy(new Error('the answer was not taken in time')),
+    deadlineMs,
+  );
+  stream.once('close', () => clearTimeout(deadline));
+  return new StreamableFile(stream, { type: 'application/json' });
 }

@@ -11,6 +11,7 @@ import {
   roomIdIn,
 } from '../federation-request/federation-request.guard.js';
 import { LosslessJson } from '../federation-request/lossless-json.js';
+import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { MatrixError, refusalToMatrixError } from '../matrix-error/matrix-error.js';
 import { RoomHistory, type HistoryAnswer } from './room-history.js';
 
@@ -30,12 +31,15 @@ const stalledMs = 60_000;
 @Controller('_matrix/federation')
 @UseGuards(FederationRequestGuard)
 export class RoomHistoryController {
-  constructor(@Inject(RoomHistory) private readonly history: RoomHistory) {}
+  constructor(
+    @Inject(RoomHistory) private readonly history: RoomHistory,
+    @Inject(FEDERATION_SIDE) private readonly side: FederationSide,
+  ) {}
 
   @Get('v1/event/:eventId')
   @LosslessJson()
   async event(@FromPeer() { origin, segments }: AuthenticatedRequest): Promise<string> {
-    return stringifyJson(given(await this.history.event(origin, eventIdIn(segments[4]))));
+    return stringifyJson(this.given('event', await this.history.event(origin, eventIdIn(segments[4]))));
   }
 
   @Post('v1/get_missing_events/:roomId')
@@ -51,7 +55,9 @@ export class RoomHistoryController {
       limit: Math.min(Number(integerIn(body, 'limit', BigInt(defaultMissing))), maxMissing),
       minDepth: integerIn(body, 'min_depth', 0n),
     };
-    return stringifyJson(given(await this.history.missingEvents(origin, roomId, asked)));
+    return stringifyJson(
+      this.given('get_missing_events', await this.history.missingEvents(origin, roomId, asked)),
+    );
   }
 
   @Get('v1/backfill/:roomId')
@@ -67,7 +73,7 @@ export class RoomHistoryController {
       throw new MatrixError(400, 'M_INVALID_PARAM', 'limit is not a number from 1 on', 'FE-04');
     }
     const most = Math.min(Number(limit), maxBackfill);
-    return stringifyJson(given(await this.history.backfill(origin, roomId, from, most)));
+    return stringifyJson(this.given('backfill', await this.history.backfill(origin, roomId, from, most)));
   }
 
   @Get('v1/state/:roomId')
@@ -90,7 +96,10 @@ export class RoomHistoryController {
   ): Promise<StreamableFile> {
     const roomId = roomIdIn(segments[4]);
     const eventId = eventIdIn(segments[5]);
-    return unlessStalled(raw, given(await this.history.eventAuth(origin, roomId, eventId)));
+    return unlessStalled(
+      raw,
+      this.given('event_auth', await this.history.eventAuth(origin, roomId, eventId)),
+    );
   }
 
   private async stateIn(
@@ -102,16 +111,28 @@ export class RoomHistoryController {
     const text = query.get('event_id');
     if (text === null) throw missing('event_id');
     const eventId = eventIdOf(text, 'event_id');
-    return unlessStalled(raw, given(await this.history.state(origin, roomId, eventId, form)));
+    return unlessStalled(
+      raw,
+      this.given(
+        form === 'ids' ? 'state_ids' : 'state',
+        await this.history.state(origin, roomId, eventId, form),
+      ),
+    );
   }
-}
 
-function given<T extends object>(answer: HistoryAnswer<T>): T {
-  if (answer === 'busy') {
-    throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'too many ask for the past of rooms', 'HT-06');
+  private given<T extends object>(endpoint: string, answer: HistoryAnswer<T>): T {
+    const { metrics } = this.side;
+    if (answer === 'busy') {
+      metrics.historyAnswer(endpoint, 'busy');
+      throw new MatrixError(429, 'M_LIMIT_EXCEEDED', 'too many ask for the past of rooms', 'HT-06');
+    }
+    if (isRefusal(answer)) {
+      metrics.historyAnswer(endpoint, 'refused', answer.rule);
+      throw refusalToMatrixError(answer);
+    }
+    metrics.historyAnswer(endpoint, 'given');
+    return answer;
   }
-  if (isRefusal(answer)) throw refusalToMatrixError(answer);
-  return answer;
 }
 
 /** A connection without progress ends, and the answer with it; the next request on it has a time of its own. */

@@ -16,6 +16,7 @@ import {
 } from '@exeunt/room';
 import { lookBack } from '@exeunt/room-store';
 import { stringifyJson, type JsonObject } from '@exeunt/signing';
+import { LRUCache } from 'lru-cache';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { Turns } from '../receive-transaction/turns.js';
 import { authChainPages } from './auth-chain-pages.js';
@@ -38,8 +39,9 @@ const pdusAtOnce = 100;
 @Injectable()
 export class RoomHistory {
   readonly #short = new Turns(16, 200);
-  /** Answers as long as a room is large. */
-  readonly #long = new Turns(4, 32);
+  /** Answers as long as a room is large; few of them for one server, which may take its time. */
+  readonly #long = new Turns(8, 64);
+  readonly #longOf = new LRUCache<ServerName, Turns>({ max: 10_000 });
 
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
 
@@ -90,7 +92,7 @@ export class RoomHistory {
     eventId: EventId,
     form: 'pdus' | 'ids',
   ): Promise<HistoryAnswer<StreamableFile>> {
-    return this.#streamInTurn(async () => {
+    return this.#streamInTurn(reader, async () => {
       const state = await this.#admitted(reader, roomId, (room) => stateBefore(room, eventId));
       return isRefusal(state) ? state : this.#stateText(roomId, state, form);
     });
@@ -98,7 +100,7 @@ export class RoomHistory {
 
   /** The auth chain of an event, without the event. (FE-06, FE-10) */
   eventAuth(reader: ServerName, roomId: RoomId, eventId: EventId): Promise<HistoryAnswer<StreamableFile>> {
-    return this.#streamInTurn(async () => {
+    return this.#streamInTurn(reader, async () => {
       const pdu = await this.#admitted(
         reader,
         roomId,
@@ -166,10 +168,11 @@ export class RoomHistory {
 
   /** The turn ends when the answer was taken, or was given up. */
   #streamInTurn(
+    reader: ServerName,
     work: () => Promise<AsyncGenerator<string> | Refusal>,
   ): Promise<HistoryAnswer<StreamableFile>> {
     return new Promise((resolve, reject) => {
-      const turn = this.#long.run(async () => {
+      const stream = async (): Promise<true> => {
         const chunks = await work();
         if ('refused' in chunks) {
           resolve(chunks);
@@ -179,10 +182,14 @@ export class RoomHistory {
         const closed = new Promise<true>((resolve) => file.getStream().once('close', () => resolve(true)));
         resolve(file);
         return closed;
-      });
-      turn.then((ran) => {
-        if (ran === undefined) resolve('busy');
-      }, reject);
+      };
+      const turns = this.#longOf.get(reader) ?? new Turns(2, 16);
+      this.#longOf.set(reader, turns);
+      turns
+        .run(() => this.#long.run(stream))
+        .then((ran) => {
+          if (ran === undefined) resolve('busy');
+        }, reject);
     });
   }
 }

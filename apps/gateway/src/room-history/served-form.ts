@@ -26,7 +26,10 @@ export async function servedForms(
   );
 }
 
-/** As {@link servedForms} by ID, of those that are known, whatever the history visibility: state is for all in the room. */
+/**
+ * As {@link servedForms} by ID, of those that are known, whatever the history visibility: state is for all that are in
+ * the room.
+ */
 export async function servedState(
   store: EventStore,
   roomId: RoomId,
