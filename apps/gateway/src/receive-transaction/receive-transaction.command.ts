@@ -75,7 +75,6 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
   readonly #log = new Logger('receive-transaction');
   readonly #turns = new Turns(transactionsAtOnce, transactionsWaiting);
   readonly #underWay = new Map<string, Promise<string | 'busy'>>();
-
   readonly #missingEvents: MissingEvents;
 
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {

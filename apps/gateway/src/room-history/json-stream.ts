@@ -31,10 +31,8 @@ export async function jsonStream(chunks: AsyncGenerator<string>): Promise<Stream
     }
   };
   const stream = Readable.from(all(), { objectMode: false });
-  const deadline = setTimeout(
-    () => stream.destroy(new Error('the answer was not taken in time')),
-    deadlineMs,
-  );
+  const giveUp = () => stream.destroy(new Error('the answer was not taken in time'));
+  const deadline = setTimeout(giveUp, deadlineMs).unref();
   stream.once('close', () => clearTimeout(deadline));
   return new StreamableFile(stream, { type: 'application/json' });
 }

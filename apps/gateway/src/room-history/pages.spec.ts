@@ -26,7 +26,7 @@ describe('a room of more members than a page holds', () => {
 
   beforeAll(async () => {
     builder = new RoomBuilder({ version: '11', servers: [paperServer('hub.example')], creator: alice });
-    // Each is invited, then joins, then changes a name: a member's chain is three long.
+    // Where one was invited, the join cites the invite: these are what the chain has besides the room's settings.
     for (let at = 0; at < members; at++) {
       const user = `@u${at}:hub.example`;
       if (at % 10 === 0) builder.member(user, 'invite', alice);

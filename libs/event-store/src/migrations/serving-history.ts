@@ -8,7 +8,7 @@ export class ServingHistory1767225600030 implements MigrationInterface {
   readonly name = 'ServingHistory1767225600030';
 
   async up(runner: QueryRunner): Promise<void> {
-    // By hash: a fifth of a B-tree's size, and nobody asks for an order. Not unique, so a shard has its own.
+    // By hash: half of a B-tree's size, and nobody asks for an order. Not unique, so each shard can have its own.
     await runner.query(
       `CREATE INDEX room_log_event_anywhere ON room_log USING hash (event_id) WHERE event_id IS NOT NULL`,
     );
@@ -19,7 +19,7 @@ export class ServingHistory1767225600030 implements MigrationInterface {
         position bigint NOT NULL,
         PRIMARY KEY (room_id, redacts, position)
       )`);
-    // Of redactions that are in the log already. json keeps to what is asked for: it reads no number and no other text.
+    // Of redactions that are in the log already. As json: jsonb would refuse the numbers that a PDU may hold.
     await runner.query(String.raw`
       INSERT INTO room_redactions (room_id, redacts, position)
       SELECT room_id, named.redacts, position FROM (
