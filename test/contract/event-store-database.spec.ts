@@ -11,7 +11,7 @@ import type { RoomId } from '@exeunt/pdu';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { findPostgres, startPostgres, type PostgresServer } from '../harness/postgres-server.js';
-import { accepted, append, aRoom, drain } from './event-store.rooms.js';
+import { accepted, anEvent, append, aRoom, drain, pduOf } from './event-store.rooms.js';
 
 const migrations = eventStoreMigrations;
 const opened: Database[] = [];
@@ -165,6 +165,46 @@ describe('a PGlite directory', () => {
     isOver = true;
     await Promise.all(busy);
   });
+});
+
+it('redactions that were in the log before they were looked for are found after the migration', async () => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'exeunt-redactions-'));
+  const roomId = aRoom();
+  const redacts = anEvent('secret');
+  const redaction = (name: string, text: string) =>
+    accepted(name, { pdu: pduOf(text.replaceAll('SECRET', redacts)) });
+  const before = await open({ dataDir });
+  const store = new TypeormEventStore(before);
+  await store.append(
+    append(roomId, 0, [
+      redaction(
+        'top',
+        '{"type":"m.room.redaction","redacts":"SECRET","depth":9223372036854775807,"content":{"x":1e400}}',
+      ),
+      redaction('within', '{"type":"m.room.redaction","content":{"redacts":"SECRET"}}'),
+      redaction(
+        'other',
+        '{"type":"m.room.message","redacts":"SECRET","content":{"body":"m.room.redaction"}}',
+      ),
+      redaction(
+        'nul',
+        String.raw`{"type":"m.room.message","content":{"m.room.redaction":"\u0000","redacts":"SECRET"}}`,
+      ),
+    ]),
+  );
+  const found = await store.redactionsOf(roomId, [redacts]);
+  expect(found.map(({ by }) => by)).toEqual(['top', 'within'].map(anEvent));
+  // As it was before.
+  await before.query('DROP TABLE room_redactions');
+  await before.query('DROP INDEX room_log_event_anywhere');
+  await before.query(`DELETE FROM migrations WHERE name = 'ServingHistory1767225600030'`);
+  await before.close();
+  opened.length = 0;
+  const after = await open({ dataDir });
+  expect(await new TypeormEventStore(after).redactionsOf(roomId, [redacts])).toEqual(found);
+  await after.close();
+  opened.length = 0;
+  rmSync(dataDir, { recursive: true });
 });
 
 it('a database that was not given one of url and dataDir is refused', async () => {

@@ -1,7 +1,7 @@
 import type { EventStore, LoggedEvent, Outbox } from '@exeunt/event-store';
 import type { EventId, RoomId } from '@exeunt/pdu';
-import type { DomainEvent, PduAccepted } from '@exeunt/room';
-import { stringifyJson } from '@exeunt/signing';
+import type { DomainEvent, Membership, PduAccepted } from '@exeunt/room';
+import { stringifyJson, type JsonObject } from '@exeunt/signing';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
@@ -492,6 +492,158 @@ export function eventStoreContract(name: string, open: () => Promise<OpenedStore
       );
       expect(await store.residents(roomId)).toEqual([[c, 300_000]]);
       expect(await store.residents(aRoom())).toEqual([]);
+    });
+
+    describe('a look at what is past', () => {
+      const member = 'm.room.member';
+      const redaction = (name: string, pdu: JsonObject, more: Partial<PduAccepted> = {}) =>
+        accepted(name, { pdu: { type: 'm.room.redaction', content: {}, auth_events: [], ...pdu }, ...more });
+
+      it('finds the rooms that know an event, by its ID alone', async () => {
+        const name = `where${aRoom()}`.replace(/[!:]/g, '-');
+        const rooms = [aRoom(), aRoom(), aRoom()].sort() as [RoomId, RoomId, RoomId];
+        await store.append(append(rooms[1], 0, [accepted(name, { place: 'auth-chain' }), accepted(name)]));
+        await store.append(
+          append(rooms[0], 0, [
+            { ...bare(name), type: 'PduRejected', rule: 'r', detail: 'd', stateAfter: 'none' },
+          ]),
+        );
+        await store.append(append(rooms[2], 0, [accepted('elsewhere')]));
+        expect(await store.roomsOf(anEvent(name), 10)).toEqual(rooms.slice(0, 2));
+        expect(await store.roomsOf(anEvent(name), 1)).toEqual(rooms.slice(0, 1));
+        expect(await store.roomsOf(anEvent(`${name}-unknown`), 10)).toEqual([]);
+      });
+
+      it('gives facts wherever the room has moved to', async () => {
+        const roomId = aRoom();
+        await store.append(append(roomId, 0, [stateEvent('topic', 'm.room.topic', '')]));
+        await store.append(append(roomId, 2, [stateEvent('next', 'm.room.topic', '')]));
+        const needed = needing({
+          events: [anEvent('topic')],
+          state: [{ type: 'm.room.topic', stateKey: '' }],
+        });
+        expect(await store.facts(roomId, 2, needed)).toBe('moved');
+        expect(await store.latestFacts(roomId, needed)).toEqual(await store.facts(roomId, 3, needed));
+        expect((await store.latestFacts(roomId, needed)).state.map(({ position }) => position)).toEqual([
+          2, 3,
+        ]);
+        expect(await store.latestFacts(aRoom(), needed)).toMatchObject({ events: [], state: [] });
+      });
+
+      it('finds the accepted redactions that name an event, in order, wherever they have the name', async () => {
+        const [roomId, other] = [aRoom(), aRoom()];
+        const [one, two] = [anEvent('one'), anEvent('two')];
+        await store.append(
+          append(roomId, 0, [
+            redaction('early', { redacts: two }),
+            accepted('one'),
+            redaction('top', { redacts: one }),
+            redaction('within', { content: { redacts: one } }),
+            redaction('both', { redacts: one, content: { redacts: one } }),
+            redaction('each', { redacts: one, content: { redacts: two } }),
+            redaction('nothing', { redacts: 'x', content: { redacts: { redacts: one } } }),
+            redaction('outside', { redacts: one }, { place: 'auth-chain', stateAfter: 'none' }),
+            accepted('message', {
+              pdu: { type: 'm.room.message', redacts: one, content: {}, auth_events: [] },
+            }),
+            {
+              ...bare('rejected'),
+              pdu: redaction('rejected', { redacts: one }).pdu,
+              type: 'PduRejected',
+              rule: 'r',
+              detail: 'd',
+              stateAfter: 'none',
+            },
+          ]),
+        );
+        await store.append(append(other, 0, [redaction('elsewhere', { redacts: one })]));
+        const named = async (...eventIds: EventId[]) =>
+          (await store.redactionsOf(roomId, eventIds)).map(({ redacted, by }) => [redacted, by]);
+        expect(await named(one)).toEqual(
+          ['top', 'within', 'both', 'each'].map((name) => [one, anEvent(name)]),
+        );
+        expect((await named(two, one, anEvent('unknown'))).filter(([redacted]) => redacted === two)).toEqual([
+          [two, anEvent('early')],
+          [two, anEvent('each')],
+        ]);
+        expect(await named()).toEqual([]);
+      });
+
+      it('gives the auth events of state events with their last position', async () => {
+        const roomId = aRoom();
+        const pairs = '{"type":"m.x","state_key":"","auth_events":[["$old:local.test",{"sha256":"x"}]]}';
+        const again = stateEvent('again', member, '@a:x', ['create']);
+        await store.append(
+          append(roomId, 0, [
+            stateEvent('create', 'm.room.create', ''),
+            { ...again, place: 'auth-chain', stateAfter: 'none', changes: [] },
+            stateEvent('topic', 'm.room.topic', '', ['create', 'again']),
+            accepted('message', {
+              pdu: { type: 'm.room.message', content: {}, auth_events: [anEvent('create')] },
+            }),
+            accepted('pair', { pdu: pduOf(pairs) }),
+            again,
+          ]),
+        );
+        const asked = ['again', 'topic', 'message', 'pair', 'create', 'unknown'].map(anEvent);
+        const edges = new Map(
+          (await store.authEventsOf(roomId, asked)).map(({ eventId, ...edges }) => [eventId, edges]),
+        );
+        expect(edges).toEqual(
+          new Map([
+            [anEvent('create'), { position: 2, authEvents: [] }],
+            [anEvent('topic'), { position: 4, authEvents: [anEvent('create'), anEvent('again')] }],
+            [anEvent('pair'), { position: 6, authEvents: [anEvent('old')] }],
+            [anEvent('again'), { position: 7, authEvents: [anEvent('create')] }],
+          ]),
+        );
+      });
+
+      it('gives all that a server’s members ever were', async () => {
+        const roomId = aRoom();
+        const was = (name: string, user: string, to: Membership, gone = false) => {
+          const entry = change(member, user, gone ? null : anEvent(name));
+          return accepted(name, { changes: [{ ...entry, membership: { from: 'none', to } }] });
+        };
+        await store.append(
+          append(roomId, 0, [
+            was('a2', '@a:s.test', 'invite'),
+            was('b3', '@b:other.test', 'join'),
+            was('c4', '@c:x.s.test', 'join'),
+            was('a5', '@a:s.test', 'join'),
+            was('d6', '@d:s.test:80', 'join'),
+            stateEvent('e7', 'm.other', '@e:s.test'),
+            accepted('two8', {
+              changes: [
+                { ...change(member, '@f:s.test', anEvent('f')), membership: { from: 'none', to: 'knock' } },
+                { ...change(member, '@a:s.test', anEvent('a')), membership: { from: 'join', to: 'ban' } },
+              ],
+            }),
+            was('f9', '@f:s.test', 'none', true),
+          ]),
+        );
+        const members = async (server: string, limit = 99) =>
+          (await store.membersOf(roomId, aServer(server), limit)).map((entry) => [
+            entry.position,
+            entry.userId,
+            entry.membership,
+          ]);
+        const all = await members('s.test');
+        expect(all.slice(0, 2)).toEqual([
+          [2, '@a:s.test', 'invite'],
+          [5, '@a:s.test', 'join'],
+        ]);
+        expect(all.slice(2, 4).sort()).toEqual([
+          [8, '@a:s.test', 'ban'],
+          [8, '@f:s.test', 'knock'],
+        ]);
+        expect(all.slice(4)).toEqual([[9, '@f:s.test', 'none']]);
+        expect(await members('s.test', 1)).toEqual(all.slice(0, 1));
+        expect(await members('s.test:80')).toEqual([[6, '@d:s.test:80', 'join']]);
+        // Ends as the others' names do, and is nobody's server.
+        expect(await members('80')).toEqual([]);
+        expect(await members('test')).toEqual([]);
+      });
     });
 
     describe('the outbox', () => {

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseServerName } from '@exeunt/pdu';
 import { signJson, withKeys, type JsonObject } from '@exeunt/signing';
+import { asking, everyQuestion } from '../harness/asking-history.js';
 import { citing } from '../harness/citing.js';
 import { delivered, importRoom, type ImportedRoom } from '../harness/imported-room.js';
 import { makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
@@ -86,6 +87,23 @@ describe.each(['1', '6', '11', '12'])('a server that an ACL bans from a room of 
       expect(await room.membership(bob)).toBe('leave');
     },
   );
+
+  it('had answers about the past before, and has none after, but for GET event (AC-05, FE-02)', async () => {
+    const room = await roomOf(version, leaver);
+    const about = room.builder.pdus.at(-1)!.eventId;
+    const questions = everyQuestion(asking(leaver, ours, room.roomId), about);
+    expect(questions).toHaveLength(6);
+    for (const [endpoint, answer] of questions) {
+      expect([endpoint, (await answer()).status]).toEqual([endpoint, 200]);
+    }
+    await room.say('m.room.server_acl', '', { allow: ['*'], deny: ['127.0.0.2'] });
+    for (const [endpoint, answer] of questions) {
+      const { status, json } = await answer();
+      expect([endpoint, status, json]).toEqual(
+        endpoint === 'event' ? [endpoint, 200, expect.anything()] : [endpoint, ...denied],
+      );
+    }
+  });
 
   it('still gets what happens in the room while it is resident (BR-03)', async () => {
     const room = await roomOf(version, leaver);

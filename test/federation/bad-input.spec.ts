@@ -5,6 +5,7 @@ import { roomVersion, roomVersionIds } from '@exeunt/room-version';
 import {
   encodeCanonicalJson,
   isJsonObject,
+  JsonNumber,
   parseJson,
   signRequest,
   stringifyJson,
@@ -13,6 +14,7 @@ import {
   type JsonObject,
   type JsonValue,
 } from '@exeunt/signing';
+import { asking } from '../harness/asking-history.js';
 import { citing } from '../harness/citing.js';
 import { importOf, importRoom, type ImportedRoom } from '../harness/imported-room.js';
 import { jsonMutations, mutated, type JsonMutation } from '../harness/json-mutations.js';
@@ -259,6 +261,122 @@ describe('a path', () => {
   it('with an empty part is no endpoint (HT-03)', async () => {
     const answer = await makeLeave(leaver, ours, '', user(0));
     expect([answer.status, answer.json]).toMatchObject([404, { errcode: 'M_UNRECOGNIZED' }]);
+  });
+});
+
+describe('a question about the past', () => {
+  let room: ImportedRoom;
+  let known: string;
+  beforeAll(async () => {
+    room = await importRoom(ours, {
+      version: '11',
+      peers: [leaver],
+      grow: (builder) => void builder.member(user(0), 'join'),
+    });
+    known = room.builder.pdus.at(-1)!.eventId;
+  });
+  const get = (endpoint: string, query: string) =>
+    leaver.request({
+      method: 'GET',
+      uri: `${federationUri(`v1/${endpoint}`, room.roomId)}${query}`,
+      destination: ours.name,
+      baseUrl: ours.federationUrl,
+    });
+  const many = (count: number): string[] =>
+    Array.from({ length: count }, (_, at) => `$${String(at).padStart(43, 'a')}`);
+  const invalid = 'M_INVALID_PARAM';
+  const missing = 'M_MISSING_PARAM';
+
+  it.each<[string, () => string, string]>([
+    ['nothing', () => '', missing],
+    ['no limit', () => `?v=${known}`, missing],
+    ['no event', () => '?limit=10', missing],
+    ['an empty event', () => '?v=&limit=10', invalid],
+    ['what is no event ID', () => '?v=event&limit=10', invalid],
+    ['what is none beside one', () => `?v=${known}&v=%00&limit=10`, invalid],
+    [
+      '101 events',
+      () =>
+        `?${many(101)
+          .map((id) => `v=${id}&`)
+          .join('')}limit=10`,
+      invalid,
+    ],
+    ...['0', '-1', '1.5', '1e3', 'ten', '', '%2B1', '9'.repeat(16)].map(
+      (limit): [string, () => string, string] => [
+        `the limit ${limit}`,
+        () => `?v=${known}&limit=${limit}`,
+        invalid,
+      ],
+    ),
+  ])('is refused for backfill with %s (FE-04)', async (_, query, errcode) => {
+    const answer = await get('backfill', query());
+    expect([answer.status, answer.json]).toMatchObject([400, { errcode }]);
+  });
+
+  it.each(['state', 'state_ids'])(
+    'is refused for %s without an event ID, or with none (FE-05)',
+    async (endpoint) => {
+      for (const [query, errcode] of [
+        ['', missing],
+        ['?event_id', invalid],
+        ['?event_id=', invalid],
+        ['?event_id=event', invalid],
+        [`?event_id=${known}%00`, invalid],
+      ] as const) {
+        const answer = await get(endpoint, query);
+        expect([query, answer.status, answer.json]).toMatchObject([query, 400, { errcode }]);
+      }
+    },
+  );
+
+  it.each<[string, JsonObject, string]>([
+    ['no latest_events', { earliest_events: [] }, missing],
+    ['no earliest_events', { latest_events: [] }, missing],
+    ['latest_events that are no list', { latest_events: '$a', earliest_events: [] }, invalid],
+    ['earliest_events that are no list', { latest_events: [], earliest_events: {} }, invalid],
+    ['a latest event that is no text', { latest_events: [1], earliest_events: [] }, invalid],
+    ['a latest event that is no event ID', { latest_events: ['x'], earliest_events: [] }, invalid],
+    ['an earliest event that is none', { latest_events: [], earliest_events: [null] }, invalid],
+    ['101 latest events', { latest_events: many(101), earliest_events: [] }, invalid],
+    ...[-1, '10', null, [], {}, true, parseJson('1.5'), parseJson('1e3'), parseJson('-0')].flatMap(
+      (value): [string, JsonObject, string][] =>
+        ['limit', 'min_depth'].map((key) => [
+          `the ${key} ${stringifyJson(value)}`,
+          { latest_events: [], earliest_events: [], [key]: value },
+          invalid,
+        ]),
+    ),
+  ])('is refused for get_missing_events with %s (FE-03)', async (_, body, errcode) => {
+    const answer = await leaver.request({
+      method: 'POST',
+      uri: federationUri('v1/get_missing_events', room.roomId),
+      destination: ours.name,
+      baseUrl: ours.federationUrl,
+      body,
+    });
+    expect([answer.status, answer.json]).toMatchObject([400, { errcode }]);
+  });
+
+  it('may name more than there is, and of other rooms, and gets what there is of this room (FE-03, FE-04)', async () => {
+    const other = await invitedRoom('11');
+    const foreign = other.builder.pdus.at(-1)!.eventId;
+    const ask = asking(leaver, ours, room.roomId);
+    for (const from of [[foreign], many(100)]) {
+      expect((await ask.backfill(from, '999999999999999')).json).toMatchObject({ pdus: [] });
+      expect((await ask.missing(from, { limit: Number.MAX_SAFE_INTEGER })).json).toEqual({ events: [] });
+    }
+    const earliest_events = [...many(5_000), known];
+    expect((await ask.missing([known], { earliest_events })).json).toEqual({ events: [] });
+    const tooDeep = { min_depth: new JsonNumber('9223372036854775807') };
+    expect((await ask.missing([known], tooDeep)).json).toEqual({ events: [] });
+    for (const answer of [
+      await ask.state(foreign),
+      await ask.stateIds(foreign),
+      await ask.eventAuth(foreign),
+    ]) {
+      expect([answer.status, answer.json]).toEqual([404, error('M_NOT_FOUND', 'FE-05')]);
+    }
   });
 });
 

@@ -351,3 +351,85 @@ describe('a template is asked for', () => {
     },
   );
 });
+
+describe('a question about the past', () => {
+  /** What can be wrong, in the order in which it is told. */
+  const told = [
+    ['an unknown method', [405, 'M_UNRECOGNIZED', 'HT-03']],
+    ['a signature by another key', [401, 'M_UNAUTHORIZED', 'RA-02']],
+    ['a bad room ID', [400, 'M_INVALID_PARAM', 'ID-07']],
+    ['a bad event ID', [400, 'M_INVALID_PARAM', 'ID-09']],
+    ['an unknown room', [404, 'M_NOT_FOUND', 'ML-16']],
+    ['a server that is not in the room', [403, 'M_FORBIDDEN', 'FE-05']],
+    ['a server that is denied', [403, 'M_FORBIDDEN', 'AC-05']],
+    ['an unknown event', [404, 'M_NOT_FOUND', 'FE-05']],
+  ] as const;
+  type Wrong = (typeof told)[number][0];
+  const questions = {
+    state: (roomId: string, eventId: string) =>
+      `${federationUri('v1/state', roomId)}?event_id=${encodeURIComponent(eventId)}`,
+    state_ids: (roomId: string, eventId: string) =>
+      `${federationUri('v1/state_ids', roomId)}?event_id=${encodeURIComponent(eventId)}`,
+    event_auth: (roomId: string, eventId: string) => federationUri('v1/event_auth', roomId, eventId),
+    backfill: (roomId: string, eventId: string) =>
+      `${federationUri('v1/backfill', roomId)}?limit=1&v=${encodeURIComponent(eventId)}`,
+  };
+  type Question = keyof typeof questions;
+  const pairs = told.flatMap(([one], at) => told.slice(at).map(([other]) => [one, other] as const));
+  const rooms = new Map<boolean, ImportedRoom>();
+
+  beforeAll(async () => {
+    for (const isDenied of [false, true]) {
+      const room = await importRoom(ours, {
+        version: '11',
+        peers: [leaver],
+        grow: (builder) => void builder.member(bobOf(leaver), 'join'),
+      });
+      if (isDenied) await room.say('m.room.server_acl', '', { allow: ['*'], deny: ['127.0.0.*'] });
+      rooms.set(isDenied, room);
+    }
+  });
+
+  function ask(question: Question, wrong: ReadonlySet<Wrong>): Promise<PeerResponse> {
+    const room = rooms.get(wrong.has('a server that is denied'))!;
+    const roomId = wrong.has('a bad room ID')
+      ? 'room'
+      : wrong.has('an unknown room')
+        ? `!unknown:${ours.name}`
+        : room.roomId;
+    const eventId = wrong.has('a bad event ID')
+      ? 'event'
+      : wrong.has('an unknown event')
+        ? `$${'a'.repeat(43)}`
+        : room.builder.pdus.at(-1)!.eventId;
+    const peer = wrong.has('a server that is not in the room') ? stranger : leaver;
+    const method = wrong.has('an unknown method') ? 'PUT' : 'GET';
+    return peer.request({
+      method,
+      uri: questions[question](roomId, eventId),
+      destination: ours.name,
+      baseUrl: ours.federationUrl,
+      ...(method === 'PUT' ? { body: {} } : {}),
+      ...(wrong.has('a signature by another key')
+        ? { overrides: { key: { keyId: peer.key.keyId, seed: wrongKey.seed } } }
+        : {}),
+    });
+  }
+
+  it.each(Object.keys(questions) as Question[])('%s is answered where nothing is wrong', async (question) => {
+    expect((await ask(question, new Set())).status).toBe(200);
+  });
+
+  it.each(
+    (Object.keys(questions) as Question[]).flatMap((question) =>
+      pairs
+        // Backfill gives what there is of the events that are named.
+        .filter(([one]) => question !== 'backfill' || one !== 'an unknown event')
+        .map((pair) => [question, ...pair] as const),
+    ),
+  )('%s: %s goes before %s (FE-04, FE-05, FE-06)', async (question, one, other) => {
+    const answer = await ask(question, new Set([one, other]));
+    const [status, errcode, rule] = told.find(([wrong]) => wrong === one)![1];
+    expect([answer.status, answer.json]).toEqual([status, { errcode, error: expect.any(String), rule }]);
+  });
+});

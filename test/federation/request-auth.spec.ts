@@ -604,18 +604,32 @@ describe('our own keys', () => {
     ]);
   });
 
-  it.each(['v1/make_leave', 'v1/send_leave', 'v2/send_leave'])(
-    '%s is for signed requests alone (RA-16)',
-    async (endpoint) => {
-      const answer = await leaver.request({
-        method: endpoint.endsWith('make_leave') ? 'GET' : 'PUT',
-        uri: federationUri(endpoint, room.roomId, bob),
-        destination: ours.name,
-        baseUrl: ours.federationUrl,
-        ...(endpoint.endsWith('make_leave') ? {} : { body: {} }),
-        overrides: { authorization: null },
-      });
-      expectUnauthorized(answer, 'RA-16');
-    },
-  );
+  it.each([
+    ['GET', 'v1/make_leave'],
+    ['PUT', 'v1/send_leave'],
+    ['PUT', 'v2/send_leave'],
+    ['GET', 'v1/event_auth'],
+  ] as const)('%s %s is for signed requests alone (RA-16)', async (method, endpoint) => {
+    expectUnauthorized(await unsigned(method, federationUri(endpoint, room.roomId, bob)), 'RA-16');
+  });
+
+  it.each([
+    ['GET', 'v1/event'],
+    ['POST', 'v1/get_missing_events'],
+    ['GET', 'v1/backfill'],
+    ['GET', 'v1/state'],
+    ['GET', 'v1/state_ids'],
+  ] as const)('so is %s %s (RA-16)', async (method, endpoint) => {
+    expectUnauthorized(await unsigned(method, federationUri(endpoint, room.roomId)), 'RA-16');
+  });
+
+  const unsigned = (method: 'GET' | 'PUT' | 'POST', uri: string) =>
+    leaver.request({
+      method,
+      uri,
+      destination: ours.name,
+      baseUrl: ours.federationUrl,
+      ...(method === 'GET' ? {} : { body: {} }),
+      overrides: { authorization: null },
+    });
 });

@@ -8,6 +8,8 @@ import { GetLeaveTemplateHandler } from './make-leave/leave-template.query.js';
 import { MakeLeaveController } from './make-leave/make-leave.controller.js';
 import { ReceiveTransactionController } from './receive-transaction/receive-transaction.controller.js';
 import { ReceiveTransactionHandler } from './receive-transaction/receive-transaction.command.js';
+import { RoomHistoryController } from './room-history/room-history.controller.js';
+import { RoomHistory } from './room-history/room-history.js';
 import { AcceptLeaveHandler } from './send-leave/accept-leave.command.js';
 import { SendLeaveController } from './send-leave/send-leave.controller.js';
 import { ServerKeysController } from './server-keys/server-keys.controller.js';
@@ -23,6 +25,7 @@ export class FederationModule {
         InviteController,
         MakeLeaveController,
         ReceiveTransactionController,
+        RoomHistoryController,
         SendLeaveController,
         ServerKeysController,
       ],
@@ -33,6 +36,7 @@ export class FederationModule {
         AcceptLeaveHandler,
         ReceiveInviteHandler,
         ReceiveTransactionHandler,
+        RoomHistory,
       ],
     };
   }

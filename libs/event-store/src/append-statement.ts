@@ -1,6 +1,6 @@
 import type { Statement } from '@exeunt/database';
 import type { DomainEvent, PduAccepted } from '@exeunt/room';
-import { authEventIdsOfState, encodeDomainEvent } from './codec.js';
+import { authEventIdsOfState, encodeDomainEvent, redactedIdsOf } from './codec.js';
 import type { Append } from './event-store.js';
 import type { WrittenHeader } from './stored-header.js';
 import { toStoredText } from './stored-text.js';
@@ -17,6 +17,7 @@ export interface AppendRows {
   state: Row[];
   outbox: Row[];
   placed: Row[];
+  marked: Row[];
   residents: Row[];
   departed: Row[];
 }
@@ -52,6 +53,11 @@ const parts = {
     columns: { event_id: 'text', position: 'bigint' },
     sql: (from: string) => `INSERT INTO room_placed (room_id, event_id, position)
       SELECT room_id, event_id, position ${from}`,
+  },
+  marked: {
+    columns: { redacts: 'text', position: 'bigint' },
+    sql: (from: string) => `INSERT INTO room_redactions (room_id, redacts, position)
+      SELECT room_id, redacts, position ${from}`,
   },
   residents: {
     columns: { server: 'text', joined: 'bigint' },
@@ -144,12 +150,13 @@ function addAccepted(
     rows.state.push([toStoredText(change.type), toStoredText(change.stateKey), position, eventId]);
   }
   if (accepted.place !== 'graph') return;
+  for (const redacted of redactedIdsOf(accepted.pdu)) rows.marked.push([toStoredText(redacted), position]);
   rows.outbox.push([position, JSON.stringify(destinations.get(accepted.eventId) ?? []), traceparent]);
   destinations.delete(accepted.eventId);
 }
 
 function noRows(): AppendRows {
-  return { logged: [], state: [], outbox: [], placed: [], residents: [], departed: [] };
+  return { logged: [], state: [], outbox: [], placed: [], marked: [], residents: [], departed: [] };
 }
 
 /** A PostgreSQL array literal. */

@@ -1,5 +1,14 @@
-import { parseJson, stringifyJson, type JsonObject } from '@exeunt/signing';
-import type { DomainEvent, EventId, KnownPdu, PduAccepted, StoredStateRef } from '@exeunt/room';
+import { isJsonObject, memberOf, parseJson, stringifyJson, type JsonObject } from '@exeunt/signing';
+import { parseEventId, parseUserId, serverNameOf, type ServerName } from '@exeunt/pdu';
+import type {
+  DomainEvent,
+  EventId,
+  KnownPdu,
+  MemberEntry,
+  PduAccepted,
+  StateChange,
+  StoredStateRef,
+} from '@exeunt/room';
 
 /** A domain event as a row of the log. */
 export interface StoredDomainEvent {
@@ -137,4 +146,31 @@ function stateAfterOf(position: number, domainEvent: PduEvent, placedAt = 0): St
 export function authEventIdsOfState(pdu: JsonObject): EventId[] | undefined {
   if (typeof pdu.state_key !== 'string' || !Array.isArray(pdu.auth_events)) return undefined;
   return pdu.auth_events.map((cited) => (Array.isArray(cited) ? cited[0] : cited) as EventId);
+}
+
+/**
+ * The events that a redaction names, wherever its room version looks for the name; none for any other PDU. What is no
+ * event ID names nothing.
+ */
+export function redactedIdsOf(pdu: JsonObject): readonly EventId[] {
+  if (pdu.type !== 'm.room.redaction') return [];
+  const content = memberOf(pdu, 'content');
+  const named = [
+    memberOf(pdu, 'redacts'),
+    isJsonObject(content) ? memberOf(content, 'redacts') : undefined,
+  ].flatMap((one) => (typeof one === 'string' ? (parseEventId(one) ?? []) : []));
+  return [...new Set(named)];
+}
+
+/** What the changes at a log position say of a user's membership; `undefined` where it is no user of `server`. */
+export function memberEntry(
+  server: ServerName,
+  stateKey: string,
+  position: number,
+  changes: readonly StateChange[],
+): MemberEntry | undefined {
+  const userId = parseUserId(stateKey);
+  if (userId === undefined || serverNameOf(userId) !== server) return undefined;
+  const change = changes.find((one) => one.type === 'm.room.member' && one.stateKey === stateKey);
+  return { userId, position, membership: change?.membership?.to ?? 'none' };
 }

@@ -1,5 +1,13 @@
 import type { EventId, RoomId, ServerName } from '@exeunt/pdu';
-import type { Broadcast, DomainEvent, Facts, FactsNeeded, RoomHeader, StateEntry } from '@exeunt/room';
+import type {
+  Broadcast,
+  DomainEvent,
+  Facts,
+  FactsNeeded,
+  MemberEntry,
+  RoomHeader,
+  StateEntry,
+} from '@exeunt/room';
 
 /** A domain event where it stands in its room's log. */
 export interface LoggedEvent {
@@ -24,6 +32,13 @@ export interface Append {
   readonly traceparents?: ReadonlyMap<EventId, string>;
 }
 
+/** A state event in the graph of auth events. */
+export interface AuthEdges {
+  readonly eventId: EventId;
+  readonly position: number;
+  readonly authEvents: readonly EventId[];
+}
+
 /**
  * Where rooms' logs are kept.
  *
@@ -38,6 +53,8 @@ export interface EventStore {
   header(roomId: RoomId): Promise<RoomHeader | undefined>;
   /** `moved` where the room's log is no longer at `position`. */
   facts(roomId: RoomId, position: number, needed: FactsNeeded): Promise<Facts | 'moved'>;
+  /** As {@link facts}, wherever the room's log is: for a look at what is past, which doesn't change. */
+  latestFacts(roomId: RoomId, needed: FactsNeeded): Promise<Facts>;
   /** Domain events with positions from `from` on, in order; at most `limit`. */
   read(roomId: RoomId, from: number, limit: number): Promise<readonly LoggedEvent[]>;
   /**
@@ -56,6 +73,23 @@ export interface EventStore {
   ): Promise<readonly StateEntry[]>;
   /** The PDUs as they are in the log, of those that are known. */
   pdus(roomId: RoomId, eventIds: readonly EventId[]): Promise<ReadonlyMap<EventId, DomainEvent>>;
+  /**
+   * The rooms that know the event, in order of their IDs; at most `limit`. In versions 1 and 2 several may have an
+   * event of one ID.
+   */
+  roomsOf(eventId: EventId, limit: number): Promise<readonly RoomId[]>;
+  /** The accepted redactions that name one of these, whether they may or not. What is in no pair isn't named. */
+  redactionsOf(
+    roomId: RoomId,
+    eventIds: readonly EventId[],
+  ): Promise<readonly { readonly redacted: EventId; readonly by: EventId }[]>;
+  /** Where the log has these events last, and what they cite as auth events: of the known ones that are state. */
+  authEventsOf(roomId: RoomId, eventIds: readonly EventId[]): Promise<readonly AuthEdges[]>;
+  /**
+   * All that the current state ever held of the members of `server`, in order of position; at most `limit`. Costs a
+   * look at every member of the room.
+   */
+  membersOf(roomId: RoomId, server: ServerName, limit: number): Promise<readonly MemberEntry[]>;
   /** Headers in order of room ID, after `after`; at most `limit`. */
   rooms(after: string | undefined, limit: number): Promise<readonly RoomHeader[]>;
   /** All resident servers with their count of joined members. */

@@ -97,8 +97,11 @@ export function factsStatement(roomId: RoomId, needed: FactsNeeded): Statement {
   return { name, text: branches.join(' UNION ALL '), values, rowMode: 'array' };
 }
 
-/** `moved` where the rows are of a room at another position. */
-export function readFacts(rows: readonly FactRow[], position: number, needed: FactsNeeded): Facts | 'moved' {
+/** The facts, and the room's position as of which they are; 0 for a room that is not in the store. */
+export function readFacts(
+  rows: readonly FactRow[],
+  needed: FactsNeeded,
+): { readonly position: number; readonly facts: Facts } {
   const state: Facts['state'][number][] = [];
   const logged: FactRow[] = [];
   const placed = new Map<EventId, number>();
@@ -146,10 +149,9 @@ export function readFacts(rows: readonly FactRow[], position: number, needed: Fa
         kind satisfies never;
     }
   }
-  if (at !== position) return 'moved';
   const events = logged.map((row) => readEvent(row, placed));
   for (const { eventId } of events) placed.delete(eventId);
-  return {
+  const facts: Facts = {
     state: state.sort((one, other) => one.position - other.position),
     events,
     ...(placed.size === 0 ? {} : { placed: [...placed].map(([eventId, at]) => ({ eventId, position: at })) }),
@@ -157,6 +159,7 @@ export function readFacts(rows: readonly FactRow[], position: number, needed: Fa
     citing: [...citing].filter(([, by]) => by.size > 0).map(([cited, by]) => ({ cited, by: [...by] })),
     residents,
   };
+  return { position: at, facts };
 }
 
 function readEvent(

@@ -1,7 +1,15 @@
 import type { EventId, RoomId, ServerName } from '@exeunt/pdu';
-import type { DomainEvent, Facts, FactsNeeded, PduAccepted, RoomHeader, StateEntry } from '@exeunt/room';
-import { authEventIdsOfState, isPduEvent, knownPdu } from './codec.js';
-import type { Append, EventStore, LoggedEvent } from './event-store.js';
+import type {
+  DomainEvent,
+  Facts,
+  FactsNeeded,
+  MemberEntry,
+  PduAccepted,
+  RoomHeader,
+  StateEntry,
+} from '@exeunt/room';
+import { authEventIdsOfState, isPduEvent, knownPdu, memberEntry, redactedIdsOf } from './codec.js';
+import type { Append, AuthEdges, EventStore, LoggedEvent } from './event-store.js';
 import type { Outbox, OutboxEntry } from './outbox.js';
 import { compareStoredText } from './stored-text.js';
 
@@ -14,6 +22,7 @@ interface StoredRoom {
   readonly positions: Map<EventId, number>;
   readonly placed: Map<EventId, number>;
   readonly citing: Map<EventId, Set<EventId>>;
+  readonly redactions: Map<EventId, EventId[]>;
   readonly residents: Map<ServerName, number>;
 }
 
@@ -76,8 +85,12 @@ export class InMemoryEventStore implements EventStore, Outbox {
   }
 
   async facts(roomId: RoomId, position: number, needed: FactsNeeded): Promise<Facts | 'moved'> {
+    const isThere = (this.#rooms.get(roomId)?.log.length ?? 0) === position;
+    return isThere ? this.latestFacts(roomId, needed) : 'moved';
+  }
+
+  async latestFacts(roomId: RoomId, needed: FactsNeeded): Promise<Facts> {
     const room = this.#rooms.get(roomId);
-    if ((room?.log.length ?? 0) !== position) return 'moved';
     const known = needed.events.flatMap((eventId) => {
       const at = room?.positions.get(eventId);
       const domainEvent = at === undefined ? undefined : room?.log[at - 1];
@@ -141,6 +154,44 @@ export class InMemoryEventStore implements EventStore, Outbox {
     );
   }
 
+  async roomsOf(eventId: EventId, limit: number): Promise<readonly RoomId[]> {
+    const rooms = [...this.#rooms].filter(([, room]) => room.positions.has(eventId));
+    return rooms
+      .map(([roomId]) => roomId)
+      .sort(compareStoredText)
+      .slice(0, limit);
+  }
+
+  async redactionsOf(roomId: RoomId, eventIds: readonly EventId[]): ReturnType<EventStore['redactionsOf']> {
+    const redactions = this.#rooms.get(roomId)?.redactions;
+    return eventIds.flatMap((redacted) => redactions?.get(redacted)?.map((by) => ({ redacted, by })) ?? []);
+  }
+
+  async authEventsOf(roomId: RoomId, eventIds: readonly EventId[]): Promise<readonly AuthEdges[]> {
+    const room = this.#rooms.get(roomId);
+    return eventIds.flatMap((eventId) => {
+      const position = room?.positions.get(eventId) ?? 0;
+      const domainEvent = room?.log[position - 1];
+      if (domainEvent === undefined || !isPduEvent(domainEvent)) return [];
+      const authEvents = authEventIdsOfState(domainEvent.pdu);
+      return authEvents === undefined ? [] : [{ eventId, position, authEvents }];
+    });
+  }
+
+  async membersOf(roomId: RoomId, server: ServerName, limit: number): Promise<readonly MemberEntry[]> {
+    const room = this.#rooms.get(roomId);
+    return [...(room?.state.values() ?? [])]
+      .flat()
+      .filter(({ type }) => type === 'm.room.member')
+      .flatMap(({ stateKey, position }) => {
+        const domainEvent = room?.log[position - 1];
+        const changes = domainEvent?.type === 'PduAccepted' ? domainEvent.changes : [];
+        return memberEntry(server, stateKey, position, changes) ?? [];
+      })
+      .sort((one, other) => one.position - other.position)
+      .slice(0, limit);
+  }
+
   async rooms(after: string | undefined, limit: number): Promise<readonly RoomHeader[]> {
     return [...this.#rooms]
       .filter(([roomId]) => after === undefined || compareStoredText(roomId, after) > 0)
@@ -176,6 +227,7 @@ function emptyRoom(header: RoomHeader): StoredRoom {
     positions: new Map(),
     placed: new Map(),
     citing: new Map(),
+    redactions: new Map(),
     residents: new Map(),
   };
 }
@@ -205,6 +257,11 @@ function fold(room: StoredRoom, domainEvent: DomainEvent, position: number): voi
     room.citing.set(cited, (room.citing.get(cited) ?? new Set()).add(domainEvent.eventId));
   }
   if (domainEvent.type !== 'PduAccepted') return;
+  if (domainEvent.place === 'graph') {
+    for (const redacted of redactedIdsOf(domainEvent.pdu)) {
+      room.redactions.set(redacted, [...(room.redactions.get(redacted) ?? []), domainEvent.eventId]);
+    }
+  }
   for (const { type, stateKey, eventId } of (domainEvent satisfies PduAccepted).changes) {
     const key = keyOf(type, stateKey);
     const history = room.state.get(key) ?? [];

@@ -1,19 +1,33 @@
 import { DatabaseUnavailable, type Database, type Statement } from '@exeunt/database';
 import type { EventId, RoomId, ServerName } from '@exeunt/pdu';
-import type { DomainEvent, Facts, FactsNeeded, PduAccepted, RoomHeader, StateEntry } from '@exeunt/room';
+import type {
+  DomainEvent,
+  Facts,
+  FactsNeeded,
+  MemberEntry,
+  PduAccepted,
+  RoomHeader,
+  StateChange,
+  StateEntry,
+} from '@exeunt/room';
 import pg from 'pg';
 import { appendStatement, rowsOf, type AppendRows } from './append-statement.js';
-import { decodeDomainEvent } from './codec.js';
-import type { Append, EventStore, LoggedEvent } from './event-store.js';
+import { decodeDomainEvent, memberEntry } from './codec.js';
+import type { Append, AuthEdges, EventStore, LoggedEvent } from './event-store.js';
 import { factsStatement, readFacts } from './facts-statement.js';
 import { OutboxTraceparent1767225600020 } from './migrations/outbox-traceparent.js';
 import { RoomLog1767225600000 } from './migrations/room-log.js';
+import { ServingHistory1767225600030 } from './migrations/serving-history.js';
 import type { Outbox, OutboxEntry } from './outbox.js';
 import { HeaderWriter, readHeader } from './stored-header.js';
 import { fromStoredText, toStoredText } from './stored-text.js';
 
 /** What the database must have been migrated with. */
-export const eventStoreMigrations = [RoomLog1767225600000, OutboxTraceparent1767225600020] as const;
+export const eventStoreMigrations = [
+  RoomLog1767225600000,
+  OutboxTraceparent1767225600020,
+  ServingHistory1767225600030,
+] as const;
 
 type HeaderRow = readonly [header: string, extremities: string | null];
 type LogRow = readonly [
@@ -111,7 +125,12 @@ export class TypeormEventStore implements EventStore, Outbox {
   }
 
   async facts(roomId: RoomId, position: number, needed: FactsNeeded): Promise<Facts | 'moved'> {
-    return readFacts(await this.#database.query(factsStatement(roomId, needed)), position, needed);
+    const read = readFacts(await this.#database.query(factsStatement(roomId, needed)), needed);
+    return read.position === position ? read.facts : 'moved';
+  }
+
+  async latestFacts(roomId: RoomId, needed: FactsNeeded): Promise<Facts> {
+    return readFacts(await this.#database.query(factsStatement(roomId, needed)), needed).facts;
   }
 
   async read(roomId: RoomId, from: number, limit: number): Promise<readonly LoggedEvent[]> {
@@ -161,6 +180,69 @@ export class TypeormEventStore implements EventStore, Outbox {
       values: [toStoredText(roomId), eventIds.map(toStoredText)],
     });
     return new Map(rows.map((row) => [fromStoredText(row[3] ?? '') as EventId, readDomainEvent(row)]));
+  }
+
+  async roomsOf(eventId: EventId, limit: number): Promise<readonly RoomId[]> {
+    const rows = await this.#rows<[string]>({
+      name: 'rooms-of',
+      text: 'SELECT DISTINCT room_id FROM room_log WHERE event_id = $1 ORDER BY room_id LIMIT $2',
+      values: [toStoredText(eventId), limit],
+    });
+    return rows.map(([roomId]) => fromStoredText(roomId) as RoomId);
+  }
+
+  async redactionsOf(roomId: RoomId, eventIds: readonly EventId[]): ReturnType<EventStore['redactionsOf']> {
+    const rows = await this.#rows<[string, string]>({
+      name: 'redactions-of',
+      text: `SELECT named.redacts, logged.event_id FROM unnest($2::text[]) AS wanted(event_id)
+        CROSS JOIN LATERAL (SELECT redacts, position FROM room_redactions
+          WHERE room_id = $1 AND redacts = wanted.event_id OFFSET 0) AS named
+        CROSS JOIN LATERAL (SELECT event_id FROM room_log
+          WHERE room_id = $1 AND room_log.position = named.position OFFSET 0) AS logged
+        ORDER BY named.position`,
+      values: [toStoredText(roomId), eventIds.map(toStoredText)],
+    });
+    return rows.map(([redacted, by]) => ({
+      redacted: fromStoredText(redacted) as EventId,
+      by: fromStoredText(by) as EventId,
+    }));
+  }
+
+  async authEventsOf(roomId: RoomId, eventIds: readonly EventId[]): Promise<readonly AuthEdges[]> {
+    const rows = await this.#rows<[string, string, string]>({
+      name: 'auth-events-of',
+      text: `SELECT logged.event_id, logged.position, array_to_json(logged.auth_event_ids)::text
+        FROM unnest($2::text[]) AS wanted(event_id)
+        CROSS JOIN LATERAL (SELECT event_id, position, auth_event_ids FROM room_log
+          WHERE room_id = $1 AND room_log.event_id = wanted.event_id ORDER BY position DESC LIMIT 1) AS logged
+        WHERE logged.auth_event_ids IS NOT NULL`,
+      values: [toStoredText(roomId), eventIds.map(toStoredText)],
+    });
+    return rows.map(([eventId, position, cited]) => ({
+      eventId: fromStoredText(eventId) as EventId,
+      position: Number(position),
+      authEvents: (JSON.parse(cited) as string[]).map((one) => fromStoredText(one) as EventId),
+    }));
+  }
+
+  async membersOf(roomId: RoomId, server: ServerName, limit: number): Promise<readonly MemberEntry[]> {
+    const rows = await this.#rows<[string, string, string]>({
+      name: 'members-of',
+      text: `SELECT entry.state_key, entry.position, logged.changes FROM (
+          SELECT state_key, position FROM room_state
+          WHERE room_id = $1 AND type = 'm.room.member' AND right(state_key, length($2)) = $2
+          ORDER BY position LIMIT $3
+        ) AS entry
+        CROSS JOIN LATERAL (SELECT changes FROM room_log
+          WHERE room_id = $1 AND room_log.position = entry.position OFFSET 0) AS logged
+        ORDER BY entry.position`,
+      values: [toStoredText(roomId), toStoredText(`:${server}`), limit],
+    });
+    return rows.flatMap(
+      ([userId, position, changes]) =>
+        memberEntry(server, fromStoredText(userId), Number(position), JSON.parse(changes) as StateChange[]) ??
+        [],
+    );
   }
 
   async rooms(after: string | undefined, limit: number): Promise<readonly RoomHeader[]> {

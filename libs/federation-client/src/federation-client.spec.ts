@@ -109,6 +109,19 @@ describe('a request', () => {
     expect(peer.requests[3]?.url).toBe('/_matrix/federation/v1/send/txn%2F1');
   });
 
+  it('asks for missing events, which may be large (FE-03)', async () => {
+    const peer = await startPeer();
+    const events = Array.from({ length: 20 }, () => ({ content: { body: 'x'.repeat(64_000) } }));
+    peer.on('POST', '/_matrix/federation/v1/get_missing_events/', answering(200, { events }));
+    const asked = { latest: [eventId], earliest: [], limit: 20 };
+
+    const result = await (await startClient(peer)).missingEvents(peer.name, roomId, asked);
+
+    expect(result).toMatchObject({ ok: true, body: { events } });
+    expect(peer.requests[0]?.json).toEqual({ latest_events: [eventId], earliest_events: [], limit: 20 });
+    expect(isSigned(peer, 0)).toBe(true);
+  });
+
   it('goes over a connection that is kept alive', async () => {
     const peer = await startPeer();
     const ports = new Set<number | undefined>();

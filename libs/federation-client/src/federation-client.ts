@@ -96,13 +96,15 @@ const mebibyte = 1024 * 1024;
 const maxErrorBodyBytes = 64 * 1024;
 /** Fetching keys holds up whoever waits to be authenticated, so it gives up early. */
 const keyTimeoutMs = 10_000;
+/** A PDU of 64 KiB, written less tightly than canonical JSON. */
+const maxEventBytes = 128 * 1024;
 const maxJsonDepth = 100;
 /** How long a connection may take where there is another target to try. */
 const maxConnectMs = 5000;
 
 interface FederationRequest {
   readonly endpoint: string;
-  readonly method: 'GET' | 'PUT';
+  readonly method: 'GET' | 'PUT' | 'POST';
   /** The request target as it goes over the wire and is signed. (RA-03) */
   readonly uri: string;
   readonly content?: JsonObject;
@@ -268,6 +270,34 @@ export class FederationClient {
     call: CallOptions = {},
   ): Promise<FederationResult> {
     return this.#put('sendTransaction', server, path('v1', 'send', txnId), body, wholeObject, call);
+  }
+
+  /**
+   * `POST v1/get_missing_events/{roomId}`; the answer is `{events}`, unchecked: what they are, and that they are what
+   * was asked for, is the caller's to see. (FE-03, FE-09)
+   */
+  missingEvents(
+    server: ServerName,
+    roomId: RoomId,
+    asked: {
+      readonly latest: readonly EventId[];
+      readonly earliest: readonly EventId[];
+      readonly limit: number;
+    },
+    call: CallOptions = {},
+  ): Promise<FederationResult> {
+    return this.#request(
+      server,
+      {
+        endpoint: 'missingEvents',
+        method: 'POST',
+        uri: path('v1', 'get_missing_events', roomId),
+        content: { latest_events: asked.latest, earliest_events: asked.earliest, limit: asked.limit },
+        isSigned: true,
+        read: wholeObject,
+      },
+      { maxBodyBytes: asked.limit * maxEventBytes, ...call },
+    );
   }
 
   /** Closes every connection at once; requests under way end as `unreachable`. */

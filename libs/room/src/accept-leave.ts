@@ -18,17 +18,20 @@ export function admitServer(
   if (!room.isKnown || room.joinedMembersOf(servers.ourName) === 0) {
     return { refused: 'not-resident', rule: 'ML-16', detail: 'no user of this server is joined to the room' };
   }
+  return checkServerAcl(room, servers.origin);
+}
+
+/** Whether the room's current ACL allows a server. (AC-01, AC-05) */
+export function checkServerAcl(room: Room, origin: ServerName): Refusal | undefined {
   const acl = room.statePdu(room.currentState(), 'm.room.server_acl', '');
-  if (!isServerAllowed(acl?.content, servers.origin)) {
-    return {
-      refused: 'server-denied',
-      rule: 'AC-05',
-      detail: `the room's server ACL denies ${servers.origin}`,
-      ...(acl === undefined ? {} : { events: [acl.eventId] }),
-      state: 'current-state',
-    };
-  }
-  return undefined;
+  if (isServerAllowed(acl?.content, origin)) return undefined;
+  return {
+    refused: 'server-denied',
+    rule: 'AC-05',
+    detail: `the room's server ACL denies ${origin}`,
+    ...(acl === undefined ? {} : { events: [acl.eventId] }),
+    state: 'current-state',
+  };
 }
 
 /**

@@ -13,4 +13,6 @@ export { evolve, initialRoom, membershipOf, nothingNeeded, Room, type KnownEvent
 export * from './room-facts.js';
 export { isServerAllowed } from './server-acl.js';
 export { membershipsThatReturn } from './what-follows.js';
+export * from './serve-history.js';
 export { trunkAt, type StateRef, type StoredStateRef } from './state-ref.js';
+export { stateKeyOf, type StateKey } from './state-resolution/state-key.js';

@@ -4,6 +4,8 @@ import type { EventId } from '@exeunt/pdu';
 export type RefusalKind =
   /** We don't know the room, or no local user is joined to it. (ML-16) */
   | 'not-resident'
+  /** The asking server has no member joined to the room. (FE-05) */
+  | 'server-not-in-room'
   /** The room's `m.room.server_acl` denies the asking server. (AC-05) */
   | 'server-denied'
   /** A number in the PDU is not allowed in canonical JSON. (CJ-05) */
@@ -22,6 +24,8 @@ export type RefusalKind =
   | 'user-not-local'
   /** An event it cites is not known here, so it can't be judged. (SL-13) */
   | 'unknown-reference'
+  /** The event that is asked for is not known here, or was rejected, or the state at it isn't known. (FE-05) */
+  | 'unknown-event'
   /** The auth rules refuse it. (PD-04, PD-05) */
   | 'not-authorised'
   /** The current state refuses it. (PD-06, SL-12) */

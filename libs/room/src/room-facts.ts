@@ -1,6 +1,6 @@
-import type { EventId, RoomId, ServerName } from '@exeunt/pdu';
+import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
 import type { JsonObject } from '@exeunt/signing';
-import type { MemberCounts } from './domain-events.js';
+import type { MemberCounts, Membership } from './domain-events.js';
 import type { StoredStateRef } from './state-ref.js';
 
 /**
@@ -40,6 +40,14 @@ export interface StateEntry {
   /** The current state has this entry from here on, until the next one of the same key. */
   readonly position: number;
   readonly eventId: EventId | null;
+}
+
+/** What one log position says of one user's membership. */
+export interface MemberEntry {
+  readonly userId: UserId;
+  /** The current state has this membership from here on, until the next entry of the same user. */
+  readonly position: number;
+  readonly membership: Membership;
 }
 
 /** A PDU the room knows, with what was decided on it. */

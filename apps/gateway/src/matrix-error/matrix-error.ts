@@ -47,8 +47,10 @@ export function refusalToMatrixError(refusal: Refusal): MatrixError {
 function statusOf(kind: RefusalKind): readonly [status: number, errcode: Errcode] {
   switch (kind) {
     case 'not-resident':
+    case 'unknown-event':
       return [404, 'M_NOT_FOUND'];
     case 'server-denied':
+    case 'server-not-in-room':
     case 'user-not-of-origin':
     case 'user-not-local':
     case 'unknown-reference':

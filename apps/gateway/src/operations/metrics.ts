@@ -18,6 +18,12 @@ export class GatewayMetrics {
     labelNames: ['outcome', 'rule'] as const,
     registers: [this.registry],
   });
+  readonly #history = new Counter({
+    name: 'exeunt_history_answers_total',
+    help: 'Questions of other servers about the past of rooms, by endpoint and outcome; rule as for leaves',
+    labelNames: ['endpoint', 'outcome', 'rule'] as const,
+    registers: [this.registry],
+  });
   readonly #outgoing = new Histogram({
     name: 'exeunt_outgoing_request_seconds',
     help: 'Requests to other servers by endpoint and outcome',
@@ -153,6 +159,11 @@ export class GatewayMetrics {
   /** `type`: undefined for one that is not known. */
   ingested(type: string | undefined, outcome: 'taken' | 'in-part' | 'waiting' | 'dead-letter'): void {
     this.#ingested.inc({ type: type ?? 'unknown', outcome });
+  }
+
+  /** `refusedBy` is the rule a no rests on. */
+  historyAnswer(endpoint: string, outcome: 'given' | 'refused' | 'busy', refusedBy = ''): void {
+    this.#history.inc({ endpoint, outcome, rule: refusedBy });
   }
 
   refusedAddress({ purpose }: RefusedAddress): void {

@@ -25,6 +25,7 @@ import { isJsonObject, memberOf, stringifyJson, type JsonObject, type JsonValue 
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { isPassing } from '../passing-failure.js';
 import { faultRefusal } from '../send-leave/accept-leave.command.js';
+import { MissingEvents } from './missing-events.js';
 import { Turns } from './turns.js';
 
 /** Another server sends a transaction. Gives its answer as JSON text, or `busy`. */
@@ -61,8 +62,9 @@ const asSent = { awaitsInvitee: true };
  * broadcast from here, for whoever made an event sends it to everybody. The first answer is kept and given again to a
  * repeat; a transaction that could not be finished has none, and what it did do is done. (TX-02, TX-04, TX-07, TX-08)
  *
- * - A room that we are in judges the PDU by its current state. One that cites parents unknown here gets an error:
- *   nothing is fetched from others yet, so what we missed while we were away stays missed until an import.
+ * - A room that we are in judges the PDU by its current state. What it cites as parents and we lack is asked for at
+ *   the server that sends, and judged before it, as if it had been sent; where a gap stays, the PDU gets an error.
+ *   (FE-09)
  * - In a room that we are not in, a leave or ban of a user of ours takes the invite back, or denies the knock.
  *   Everything else is skipped, with an error where the event's ID can be computed. (TX-10)
  * - EDUs are dropped: none is about leaving.
@@ -72,8 +74,11 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
   readonly #log = new Logger('receive-transaction');
   readonly #turns = new Turns(transactionsAtOnce, transactionsWaiting);
   readonly #underWay = new Map<string, Promise<string | 'busy'>>();
+  readonly #missingEvents: MissingEvents;
 
-  constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
+  constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {
+    this.#missingEvents = new MissingEvents(side);
+  }
 
   execute(transaction: ReceiveTransaction): Promise<string | 'busy'> {
     const key = JSON.stringify([transaction.origin, transaction.txnId]);
@@ -120,10 +125,9 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
   async #receiveIntoRoom(received: Received, roomId: RoomId, jsons: readonly JsonObject[]): Promise<void> {
     const { ourName, rooms } = this.side;
     const { origin } = received;
-    const servers = { origin, ourName };
     const room = await rooms.query(roomId, (room) => ({
       version: room.isKnown ? room.version : undefined,
-      refusal: admitServer(room, servers),
+      refusal: admitServer(room, { origin, ourName }),
     }));
     if (room.refusal?.refused === 'not-resident' || room.version === undefined) {
       for (const json of jsons) await this.#receiveFromAfar(received, roomId, json, room.version);
@@ -135,24 +139,38 @@ export class ReceiveTransactionHandler implements ICommandHandler<ReceiveTransac
       for (const pdu of pdus) note(received, pdu.eventId, room.refusal);
       return;
     }
-    const checked = await this.#checked(received, pdus, room.version);
-    // Put in line all at once, they become one append, in their order.
-    await Promise.all(
-      checked.map((pdu) =>
-        this.#unlessBroken(received, pdu.eventId, async () => {
-          const { refusal } = await rooms.execute(roomId, (room) => {
-            const denied = admitServer(room, servers);
-            if (denied !== undefined) return { domainEvents: [], broadcasts: [], refusal: denied };
-            const now = this.side.now();
-            return {
-              ...acceptPdu(room, { pdu, origin, ourName, now, against: 'current-state' }),
-              broadcasts: [],
-            };
-          });
-          note(received, pdu.eventId, refusal);
-        }),
-      ),
-    );
+    const { version } = room;
+    const sent = await this.#checked(received, pdus, version);
+    const known = new Set(sent.map(({ eventId }) => eventId));
+    // Nobody is told what became of these.
+    const besides: Received = { origin, results: new Map() };
+    await this.#missingEvents.judgeWithParents(origin, roomId, sent, {
+      check: (jsons) => {
+        const ofRoom = this.#readable(besides, jsons, version).filter((pdu) => pdu.roomId === roomId);
+        return this.#checked(besides, ofRoom, version);
+      },
+      // Put in line all at once, they become one append, in their order.
+      judge: async (pdus) => {
+        const toBeTold = ({ eventId }: Pdu): Received => (known.has(eventId) ? received : besides);
+        await Promise.all(pdus.map((pdu) => this.#judge(toBeTold(pdu), roomId, pdu)));
+      },
+    });
+  }
+
+  #judge(received: Received, roomId: RoomId, pdu: Pdu): Promise<void> {
+    const { ourName, rooms, now } = this.side;
+    const { origin } = received;
+    return this.#unlessBroken(received, pdu.eventId, async () => {
+      const { refusal } = await rooms.execute(roomId, (room) => {
+        const denied = admitServer(room, { origin, ourName });
+        if (denied !== undefined) return { domainEvents: [], broadcasts: [], refusal: denied };
+        return {
+          ...acceptPdu(room, { pdu, origin, ourName, now: now(), against: 'current-state' }),
+          broadcasts: [],
+        };
+      });
+      note(received, pdu.eventId, refusal);
+    });
   }
 
   /** The PDUs that are well formed for the room's version; the others get their error. (PD-01, CJ-05) */
