@@ -1,9 +1,10 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseServerName } from '@exeunt/pdu';
+import { roomVersion } from '@exeunt/room-version';
 import { signJson, withKeys, type JsonObject } from '@exeunt/signing';
 import { citing } from '../harness/citing.js';
 import { delivered, importRoom, type ImportedRoom } from '../harness/imported-room.js';
-import { makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
+import { makeKnock, makeLeave, sendKnock, sendLeave, signTemplate } from '../harness/leaving-user.js';
 import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
 import { respond, startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 
@@ -86,6 +87,24 @@ describe.each(['1', '6', '11', '12'])('a server that an ACL bans from a room of 
       expect(await room.membership(bob)).toBe('leave');
     },
   );
+
+  const { knocking } = roomVersion(version)!;
+  it.runIf(knocking)('gets no template for a knock, and hands none in (AC-05, KN-01, KN-02)', async () => {
+    const room = await roomOf(version);
+    await room.say('m.room.join_rules', '', { join_rule: 'knock' });
+    const kurt = `@kurt:${leaver.name}`;
+    const made = await makeKnock(leaver, ours, room.roomId, kurt, [version]);
+    const knock = signTemplate(leaver, version, (made.json as JsonObject)['event'] as JsonObject);
+    await room.say('m.room.server_acl', '', { allow: ['*'], deny: ['127.0.0.2'] });
+    const before = await room.position();
+    for (const answer of [
+      await makeKnock(leaver, ours, room.roomId, kurt, [version]),
+      await sendKnock(leaver, ours, knock),
+    ]) {
+      expect([answer.status, answer.json]).toEqual(denied);
+    }
+    expect(await room.position()).toBe(before);
+  });
 
   it('still gets what happens in the room while it is resident (BR-03)', async () => {
     const room = await roomOf(version, leaver);

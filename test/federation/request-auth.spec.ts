@@ -604,15 +604,15 @@ describe('our own keys', () => {
     ]);
   });
 
-  it.each(['v1/make_leave', 'v1/send_leave', 'v2/send_leave'])(
+  it.each(['v1/make_leave', 'v1/send_leave', 'v2/send_leave', 'v1/make_knock', 'v1/send_knock'])(
     '%s is for signed requests alone (RA-16)',
     async (endpoint) => {
       const answer = await leaver.request({
-        method: endpoint.endsWith('make_leave') ? 'GET' : 'PUT',
+        method: endpoint.includes('/make_') ? 'GET' : 'PUT',
         uri: federationUri(endpoint, room.roomId, bob),
         destination: ours.name,
         baseUrl: ours.federationUrl,
-        ...(endpoint.endsWith('make_leave') ? {} : { body: {} }),
+        ...(endpoint.includes('/make_') ? {} : { body: {} }),
         overrides: { authorization: null },
       });
       expectUnauthorized(answer, 'RA-16');

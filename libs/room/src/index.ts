@@ -12,4 +12,5 @@ export * from './refusal.js';
 export { evolve, initialRoom, membershipOf, nothingNeeded, Room, type KnownEvent } from './room.js';
 export * from './room-facts.js';
 export { isServerAllowed } from './server-acl.js';
+export { strippedState } from './stripped-state.js';
 export { trunkAt, type StateRef, type StoredStateRef } from './state-ref.js';

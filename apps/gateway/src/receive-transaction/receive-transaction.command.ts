@@ -25,7 +25,7 @@ import { RoomContended } from '@exeunt/room-store';
 import { roomVersion, type RoomVersion } from '@exeunt/room-version';
 import { isJsonObject, memberOf, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { faultRefusal } from '../send-leave/accept-leave.command.js';
+import { faultRefusal } from '../member-handshake/accept-membership.command.js';
 import { Turns } from './turns.js';
 
 /** Another server sends a transaction. Gives its answer as JSON text, or `busy`. */

@@ -1,5 +1,6 @@
 import { Controller, HttpCode, Inject, Put, UseGuards } from '@nestjs/common';
 import { CommandBus } from '@nestjs/cqrs';
+import { isRefusal } from '@exeunt/room';
 import type { AuthenticatedRequest } from '../federation-request/federation-request.js';
 import {
   eventIdIn,
@@ -9,7 +10,7 @@ import {
 } from '../federation-request/federation-request.guard.js';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { refusalToMatrixError } from '../matrix-error/matrix-error.js';
-import { AcceptLeave } from './accept-leave.command.js';
+import { AcceptMembership } from '../member-handshake/accept-membership.command.js';
 
 /**
  * `PUT send_leave`, v2 and the v1 that older peers still call; both for rooms of every version. (TOP-01, SL-01, SL-02)
@@ -41,8 +42,10 @@ export class SendLeaveController {
   private async accept({ origin, content, segments }: AuthenticatedRequest): Promise<void> {
     const roomId = roomIdIn(segments[4]);
     const eventId = eventIdIn(segments[5]);
-    const refusal = await this.commands.execute(new AcceptLeave(roomId, eventId, origin, content ?? {}));
-    this.side.metrics.leave(refusal?.rule);
-    if (refusal !== undefined) throw refusalToMatrixError(refusal);
+    const answer = await this.commands.execute(
+      new AcceptMembership('leave', roomId, eventId, origin, content ?? {}),
+    );
+    this.side.metrics.leave(isRefusal(answer) ? answer.rule : undefined);
+    if (isRefusal(answer)) throw refusalToMatrixError(answer);
   }
 }
