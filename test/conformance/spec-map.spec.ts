@@ -1,5 +1,12 @@
-import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import {
+  codeSpans,
+  fileExists,
+  missingTitles,
+  namedTests,
+  readText,
+  type NamedTest,
+} from '../harness/named-tests.js';
 
 /** docs/spec-map.md: every row points at files that are there and tests that are in them. */
 
@@ -48,11 +55,6 @@ function idsOf(prefix: string, ranges: string): readonly string[] {
   });
 }
 
-interface NamedTest {
-  readonly file: string;
-  readonly titles: readonly string[];
-}
-
 interface Row {
   readonly id: string;
   readonly strength: string;
@@ -63,52 +65,17 @@ interface Row {
   readonly remark: string;
 }
 
-const root = new URL('../../', import.meta.url);
-
-function readText(path: string): string {
-  return readFileSync(new URL(path, root), 'utf8');
-}
-
-/** A path as the page writes it, from the root. */
-function fullPath(short: string): string {
-  if (short.startsWith('test/')) return short;
-  const [lib, ...rest] = short.split('/');
-  return lib === 'gateway' ? `apps/gateway/src/${rest.join('/')}` : `libs/${lib}/src/${rest.join('/')}`;
-}
-
-const codeSpans = (text: string): readonly string[] =>
-  [...text.matchAll(/`([^`]+)`/g)].map(([, code]) => code!);
-
 function rowOf(line: string): Row | undefined {
   const [, label, asks, where, tests, ...more] = line.split('|').map((cell) => cell.trim());
   const [, id, strength] = /^([A-Z][A-Z0-9]+-\d\d) \[([A-Z])\]$/.exec(label ?? '') ?? [];
   if (id === undefined || strength === undefined) return undefined;
   if (asks === undefined || where === undefined || tests === undefined || more.join('') !== '')
     throw new Error(`${id}: a row has four cells`);
-  const named = tests.split('<br>').filter((one) => /^`[^`]+\.ts`/.test(one));
-  return {
-    id,
-    strength,
-    asks,
-    sources: codeSpans(where),
-    tests: named.map((one) => {
-      const [file, ...titles] = codeSpans(one);
-      return { file: file!, titles };
-    }),
-    remark: tests
-      .split('<br>')
-      .filter((one) => !named.includes(one))
-      .join(' '),
-  };
+  return { id, strength, asks, sources: codeSpans(where), ...namedTests(tests) };
 }
 
 const page = readText('docs/spec-map.md');
 const rows = page.split('\n').flatMap((line) => rowOf(line) ?? []);
-
-/** Whether a spec has a `describe` or `it` of this title: as a whole string in its source. */
-function hasTitle(source: string, title: string): boolean {
-  return ["'", '"', '`'].some((quote) => source.includes(`${quote}${title}${quote}`));
-}
 
 describe('the map of the spec', () => {
   it('has a row for each requirement, and each once', () => {
@@ -137,13 +104,8 @@ describe('the map of the spec', () => {
     expect(asks).not.toBe('');
     for (const source of sources) {
       expect(source).not.toContain('.spec.');
-      expect(existsSync(new URL(fullPath(source), root)), source).toBe(true);
+      expect(fileExists(source), source).toBe(true);
     }
-    for (const { file, titles } of tests) {
-      expect(file).toMatch(/\.(spec|contract)\.ts$/);
-      expect(titles, file).not.toEqual([]);
-      const source = readText(fullPath(file));
-      expect(titles.filter((title) => !hasTitle(source, title))).toEqual([]);
-    }
+    expect(tests.flatMap(missingTitles)).toEqual([]);
   });
 });

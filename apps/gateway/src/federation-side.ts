@@ -8,6 +8,7 @@ import type { RequestKeys } from './federation-request/federation-request.js';
 import type { LocalMemberships } from './leave-room/local-memberships.js';
 import type { GatewayMetrics } from './operations/metrics.js';
 import type { ReceivedTransactions } from './receive-transaction/received-transactions.js';
+import type { InvitesUnderWay } from './rooms/invites-under-way.js';
 
 /** The injection token of {@link FederationSide}. */
 export const FEDERATION_SIDE = Symbol('FederationSide');
@@ -33,6 +34,7 @@ export interface FederationSide {
   readonly leaving: LeavingSide;
   readonly localMemberships: LocalMemberships;
   readonly receivedTransactions: ReceivedTransactions;
+  readonly invitesUnderWay: InvitesUnderWay;
   readonly metrics: GatewayMetrics;
   /** Ms since the epoch. */
   readonly now: () => number;

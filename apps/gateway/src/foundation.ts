@@ -22,6 +22,7 @@ import { signingKeyText } from './data-directory.js';
 import { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
 import { ReceivedTransactions1700000000005 } from './receive-transaction/received-transactions.js';
+import { InvitesUnderWay1700000000006 } from './rooms/invites-under-way.js';
 
 /** What every role stands on: the database, the bus, our keys, and the way to other servers. */
 export interface Foundation {
@@ -52,6 +53,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       Sending1700000000003,
       Leaving1700000000004,
       ReceivedTransactions1700000000005,
+      InvitesUnderWay1700000000006,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });

@@ -7,6 +7,8 @@ import { DatabaseServerKeyStore, KeyRing } from '@exeunt/key-ring';
 import { HandshakeRunner, LeavingFactsRelay, LeavingStore } from '@exeunt/leaving';
 import type { MessageBus } from '@exeunt/message-bus';
 import { OutboxRelay } from '@exeunt/outbox-relay';
+import type { RoomId } from '@exeunt/pdu';
+import { membershipsThatReturn, type DomainEvent } from '@exeunt/room';
 import { RoomStore } from '@exeunt/room-store';
 import { DestinationQueue, DestinationWakes, type FederationSender } from '@exeunt/sending';
 import type { ServerDiscovery } from '@exeunt/server-discovery';
@@ -14,8 +16,10 @@ import { selectEd25519 } from '@exeunt/signing';
 import type { FederationSide } from './federation-side.js';
 import { openFoundation, type Foundation } from './foundation.js';
 import { LocalMemberships } from './leave-room/local-memberships.js';
+import type { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
 import { ReceivedTransactions } from './receive-transaction/received-transactions.js';
+import { InvitesUnderWay } from './rooms/invites-under-way.js';
 import { startSending } from './sending-side.js';
 
 /** Everything behind the listeners, made and started in the order in which one needs the other. */
@@ -34,6 +38,23 @@ export interface Platform {
 
 /** Of the processes on a database the one that holds this advisory lock relays; any fixed number does. */
 const RELAY_LOCK = 4_977_302_615_188n;
+
+/** A state reset is within the rules, and yet shows people in a room who have left it: somebody should look. */
+function watchForReturns(
+  roomId: RoomId,
+  domainEvents: readonly DomainEvent[],
+  metrics: GatewayMetrics,
+  log: Logger,
+): void {
+  for (const domainEvent of domainEvents) {
+    if (domainEvent.type !== 'PduAccepted') continue;
+    for (const { stateKey: user, membership, eventId } of membershipsThatReturn(domainEvent)) {
+      metrics.stateReset();
+      const by = { room_id: roomId, event_id: domainEvent.eventId, user, membership, holds_now: eventId };
+      log.warn(by, 'state resolution gave a membership back to a user who was out');
+    }
+  }
+}
 
 /** Opens database and bus, and starts the relays and, where there is no process of its own for it, the sender. */
 export async function startPlatform(configuration: Configuration, log: Logger): Promise<Platform> {
@@ -101,10 +122,14 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     ed25519: selectEd25519(),
     client,
     // PGlite has this process alone; on PostgreSQL there may be other gateways.
-    rooms: new RoomStore(store, { isOnlyWriter: database.kind === 'pglite' }),
+    rooms: new RoomStore(store, {
+      isOnlyWriter: database.kind === 'pglite',
+      onAppended: (roomId, domainEvents) => watchForReturns(roomId, domainEvents, metrics, log),
+    }),
     leaving: { store: leavingStore, runner: handshakes, deadlineMs: handshakeDeadlineMs },
     localMemberships,
     receivedTransactions: new ReceivedTransactions(database),
+    invitesUnderWay: new InvitesUnderWay(database, Date.now),
     metrics,
     now: Date.now,
     randomId,

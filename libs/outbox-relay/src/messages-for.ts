@@ -48,7 +48,11 @@ export function messagesFor(entry: OutboxEntry, partitionsOf: (topic: string) =>
       topic: ROOM_EVENTS_TOPIC,
       key: roomId,
       headers: headers(PDU_ACCEPTED_TYPE, id),
-      value: stringifyJson({ ...about, pdu: domainEvent.pdu }),
+      value: stringifyJson({
+        ...about,
+        ...(domainEvent.serversLeft === undefined ? {} : { servers_left: domainEvent.serversLeft }),
+        pdu: domainEvent.pdu,
+      }),
     },
   ];
   const buckets = bucketsOf(destinations, partitionsOf(OUTBOUND_PDUS_TOPIC));

@@ -65,6 +65,13 @@ describe('the messages for an accepted PDU', () => {
     });
   });
 
+  it('name the servers whose last member went with it', () => {
+    const one = entry(7);
+    const serversLeft = names(2);
+    const [message] = messagesFor({ ...one, domainEvent: { ...one.domainEvent, serversLeft } }, () => 4);
+    expect(valueOf(message).servers_left).toEqual(serversLeft);
+  });
+
   it('name every destination once, in at most as many messages as there are partitions', () => {
     const outbound = messagesFor(entry(7, names(1_000)), () => 8).slice(1);
     expect(outbound).toHaveLength(8);

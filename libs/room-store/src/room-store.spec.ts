@@ -268,6 +268,22 @@ describe('a room that another process writes to as well', () => {
   });
 });
 
+describe('whoever is told of what became durable', () => {
+  it('hears it once, in order, and nothing of what another writer prevented', async () => {
+    const heard: string[] = [];
+    const here = await scene({
+      onAppended: (_, domainEvents) =>
+        heard.push(...domainEvents.flatMap((one) => ('eventId' in one ? [one.eventId] : []))),
+    });
+    const { store, rooms, roomId, leaves } = here;
+    await rooms.query(roomId, membershipOf(here.users[0]!));
+    const elsewhere = new RoomStore(store);
+    await elsewhere.execute(roomId, accepting(leaves[0]!));
+    await Promise.all(leaves.slice(1, 4).map((leave) => rooms.execute(roomId, accepting(leave))));
+    expect(heard).toEqual(leaves.slice(1, 4).map(({ eventId }) => eventId));
+  });
+});
+
 describe('a store that fails', () => {
   it('fails every command of the append, and the next ones find the room as it durably is', async () => {
     const here = await scene();

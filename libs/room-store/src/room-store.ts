@@ -33,6 +33,8 @@ export interface RoomStoreOptions {
    * says no or is read. False by default.
    */
   readonly isOnlyWriter?: boolean;
+  /** Told of what became durable, before those who asked for it are. It must not throw. */
+  readonly onAppended?: (roomId: RoomId, domainEvents: readonly DomainEvent[]) => void;
 }
 
 /** The room was changed by others again and again while a decision was being made on it; trying later may do. */
@@ -95,6 +97,7 @@ export class RoomStore {
   readonly #cache: LRUCache<RoomId, Room>;
   readonly #maxBatch: number;
   readonly #isOnlyWriter: boolean;
+  readonly #onAppended: NonNullable<RoomStoreOptions['onAppended']>;
 
   constructor(
     readonly store: EventStore,
@@ -103,6 +106,7 @@ export class RoomStore {
     this.#cache = new LRUCache({ maxSize: options.maxCachedFacts ?? 400_000 });
     this.#maxBatch = options.maxBatch ?? 64;
     this.#isOnlyWriter = options.isOnlyWriter ?? false;
+    this.#onAppended = options.onAppended ?? (() => {});
   }
 
   /**
@@ -297,6 +301,7 @@ export class RoomStore {
       };
       if ((await this.store.append(append)) === 'conflict') throw new Outdated(roomId);
       work.isCurrent = true;
+      this.#onAppended(roomId, domainEvents);
     } else if (answers.length > 0 && !work.isCurrent && !this.#isOnlyWriter) {
       // No append stands up for these answers, so the room they rest on must be the newest.
       await this.#learn(work, nothingNeeded);

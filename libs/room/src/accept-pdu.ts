@@ -7,6 +7,7 @@ import { differences, resolvePlainly } from './resolve-refs.js';
 import { membershipOf, storeStateRef, type Room } from './room.js';
 import { typeAndStateKeyOf } from './state-resolution/state-key.js';
 import { withEntry, type StateRef } from './state-ref.js';
+import { serversThatLeave } from './what-follows.js';
 
 /** What a command brings about: facts for the log, and who must hear of them. */
 export interface Decision {
@@ -108,11 +109,14 @@ export function acceptPdu(room: Room, received: ReceivedPdu): Decision {
         refusal: judged.refusal,
       };
     case 'allowed': {
+      const what = effects(room, pdu, judged.before);
+      const serversLeft = serversThatLeave(room, what.changes);
       const accepted: PduAccepted = {
         ...fact,
         type: 'PduAccepted',
         place: 'graph',
-        ...effects(room, pdu, judged.before),
+        ...what,
+        ...(serversLeft.length === 0 ? {} : { serversLeft }),
       };
       const destinations = destinationsOf(room, accepted, pdu, { origin, ourName });
       return {

@@ -55,6 +55,8 @@ export interface PduAccepted extends PduFact {
   readonly changes: readonly StateChange[];
   /** The room is forked by leaves alone from here on, over the current state at this position. See fork.ts. */
   readonly forkBase?: number;
+  /** Servers whose last joined member went with this PDU. Sorted, never empty. */
+  readonly serversLeft?: readonly ServerName[];
 }
 
 /** The PDU failed the auth rules against its own auth events or the state before it. (PD-04, PD-05) */

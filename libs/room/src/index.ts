@@ -13,4 +13,5 @@ export { evolve, initialRoom, membershipOf, nothingNeeded, Room, type KnownEvent
 export * from './room-facts.js';
 export { isServerAllowed } from './server-acl.js';
 export { strippedState } from './stripped-state.js';
+export { membershipsThatReturn } from './what-follows.js';
 export { trunkAt, type StateRef, type StoredStateRef } from './state-ref.js';

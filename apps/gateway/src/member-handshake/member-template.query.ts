@@ -40,7 +40,17 @@ export class GetMemberTemplate extends Query<MemberTemplate | Refusal> {
 export class GetMemberTemplateHandler implements IQueryHandler<GetMemberTemplate> {
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
 
-  execute(asked: GetMemberTemplate): Promise<MemberTemplate | Refusal> {
+  /** Who can't leave, for want of an invite that is just being shown to their server, waits for it. */
+  async execute(asked: GetMemberTemplate): Promise<MemberTemplate | Refusal> {
+    const answer = await this.template(asked);
+    const mayBeInvited =
+      asked.membership === 'leave' && isRefusal(answer) && answer.refused === 'not-authorised';
+    if (!mayBeInvited || !(await this.side.invitesUnderWay.settled(asked.roomId, asked.userId)))
+      return answer;
+    return this.template(asked);
+  }
+
+  private template(asked: GetMemberTemplate): Promise<MemberTemplate | Refusal> {
     const { ourName, rooms } = this.side;
     const { membership, roomId, userId, origin, versions } = asked;
     const now = this.side.now();

@@ -43,6 +43,12 @@ export class GatewayMetrics {
     registers: [this.registry],
   });
 
+  readonly #stateResets = new Counter({
+    name: 'exeunt_state_resets_total',
+    help: 'Memberships that state resolution gave back to users who had left or were banned',
+    registers: [this.registry],
+  });
+
   constructor() {
     collectDefaultMetrics({ register: this.registry, prefix: 'exeunt_' });
   }
@@ -78,6 +84,10 @@ export class GatewayMetrics {
       outcome: refusedBy === undefined ? 'given' : 'refused',
       rule: refusedBy ?? '',
     });
+  }
+
+  stateReset(): void {
+    this.#stateResets.inc();
   }
 
   refusedAddress({ purpose }: RefusedAddress): void {

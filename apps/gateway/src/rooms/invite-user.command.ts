@@ -48,7 +48,7 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
     const wish = { type: 'm.room.member', sender, stateKey: target, content };
     return serverNameOf(target) === this.side.ourName
       ? new SendStateHandler(this.side).execute(new SendState(roomId, wish))
-      : this.inviteRemotely(roomId, wish, serverNameOf(target));
+      : this.inviteRemotely(roomId, wish, target);
   }
 
   /**
@@ -58,10 +58,9 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
   private async inviteRemotely(
     roomId: RoomId,
     wish: LocalWish,
-    server: ServerName,
+    target: UserId,
   ): Promise<EventId | Refusal | RemoteError> {
-    const { ourName, rooms } = this.side;
-    const prepared = await rooms.query(roomId, (room) => {
+    const prepared = await this.side.rooms.query(roomId, (room) => {
       const absent = checkIsKnown(room, this.side);
       if (absent !== undefined) return absent;
       const invite = makeLocalEvent(room, wish, this.side);
@@ -71,13 +70,26 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
     });
     if (isRefusal(prepared)) return prepared;
     const { invite, shown } = prepared;
+    // From here on the other side knows of the invite, and may answer it before the room has it.
+    const { eventId } = invite;
+    return this.side.invitesUnderWay.during({ roomId, userId: target, eventId }, () =>
+      this.show(serverNameOf(target), invite, shown),
+    );
+  }
 
+  /** The invited server signs the invite, and the room takes it. */
+  private async show(
+    server: ServerName,
+    invite: Pdu,
+    shown: readonly JsonObject[],
+  ): Promise<EventId | Refusal | RemoteError> {
+    const { ourName, rooms } = this.side;
     const answer = await this.send(server, invite, shown);
     if (!answer.ok) return answer;
     const signed = await this.readAnswer(answer.body, invite, server);
     if (isRefusal(signed)) return signed;
 
-    const { refusal } = await rooms.execute(roomId, (room) =>
+    const { refusal } = await rooms.execute(invite.roomId, (room) =>
       acceptPdu(room, {
         pdu: signed,
         origin: ourName,
