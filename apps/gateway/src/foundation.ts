@@ -9,7 +9,7 @@ import {
   type RequestOutcome,
 } from '@exeunt/federation-client';
 import { OwnKeys, ServerKeys1700000000001 } from '@exeunt/key-ring';
-import { Leaving1700000000004 } from '@exeunt/leaving';
+import { LeaveAll1700000000050, Leaving1700000000004 } from '@exeunt/leaving';
 import {
   EmbeddedBus1700000000002,
   EmbeddedMessageBus,
@@ -54,6 +54,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       Leaving1700000000004,
       ReceivedTransactions1700000000005,
       InvitesUnderWay1700000000006,
+      LeaveAll1700000000050,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });

@@ -4,7 +4,14 @@ import type { Configuration } from '@exeunt/configuration';
 import { OneAtATime, type Database } from '@exeunt/database';
 import { TypeormEventStore } from '@exeunt/event-store';
 import { DatabaseServerKeyStore, KeyRing } from '@exeunt/key-ring';
-import { HandshakeRunner, LeavingFactsRelay, LeavingStore } from '@exeunt/leaving';
+import {
+  HandshakeRunner,
+  LeaveAllRunner,
+  LeaveAllStore,
+  LeavingFactsRelay,
+  LeavingStore,
+  type RoomLeft,
+} from '@exeunt/leaving';
 import type { MessageBus } from '@exeunt/message-bus';
 import { OutboxRelay } from '@exeunt/outbox-relay';
 import type { RoomId } from '@exeunt/pdu';
@@ -15,7 +22,9 @@ import type { ServerDiscovery } from '@exeunt/server-discovery';
 import { selectEd25519 } from '@exeunt/signing';
 import type { FederationSide } from './federation-side.js';
 import { openFoundation, type Foundation } from './foundation.js';
+import { LeaveRoom, LeaveRoomHandler } from './leave-room/leave-room.command.js';
 import { LocalMemberships } from './leave-room/local-memberships.js';
+import { roomsOf } from './leave-room/memberships.query.js';
 import type { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
 import { ReceivedTransactions } from './receive-transaction/received-transactions.js';
@@ -36,7 +45,10 @@ export interface Platform {
   close(): Promise<void>;
 }
 
-/** Of the processes on a database the one that holds this advisory lock relays; any fixed number does. */
+/**
+ * Of the processes on a database the one that holds this advisory lock relays, and takes users out of all of their rooms;
+ * any fixed number does.
+ */
 const RELAY_LOCK = 4_977_302_615_188n;
 
 /** A state reset is within the rules, and yet shows people in a room who have left it: somebody should look. */
@@ -54,6 +66,12 @@ function watchForReturns(
       log.warn(by, 'state resolution gave a membership back to a user who was out');
     }
   }
+}
+
+/** As one of the many rooms of a user who leaves everything. */
+async function leaveWithoutWaiting(side: FederationSide, wish: LeaveRoom): Promise<RoomLeft> {
+  const left = await new LeaveRoomHandler(side).execute(wish);
+  return typeof left === 'string' ? { leaveId: left } : { refused: { rule: left.rule, detail: left.detail } };
 }
 
 /** Opens database and bus, and starts the relays and, where there is no process of its own for it, the sender. */
@@ -82,12 +100,22 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
   const randomId = (): string => randomBytes(18).toString('base64url');
   const leavingStore = new LeavingStore(database);
   const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, onProblem });
+  const leaveAllStore = new LeaveAllStore(database);
+  const leaveAll = new LeaveAllRunner({
+    store: leaveAllStore,
+    roomsOf: (userId) => roomsOf(side, userId),
+    leave: (userId, roomId, reason) =>
+      leaveWithoutWaiting(side, new LeaveRoom(userId, roomId, reason, [], false)),
+    bounds: backoff,
+    onOutcome: (kind) => metrics.leaveAllRoom(kind),
+    onProblem,
+  });
   // Of several processes it is worth knowing which one it is.
   const level = database.kind === 'pglite' ? 'debug' : 'info';
   const relaying = new OneAtATime({
     database,
     lock: RELAY_LOCK,
-    work: [relay, leavingRelay],
+    work: [relay, leavingRelay, leaveAll],
     onChange: (holds) => log[level](holds ? 'relays from here on' : 'relays no more'),
     onProblem,
   });
@@ -110,9 +138,6 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
   const sender = sending?.sender;
   const wakes =
     sender ?? new DestinationWakes({ queue: new DestinationQueue(database), now: Date.now, onProblem });
-  relaying.start();
-  handshakes.start();
-
   const side: FederationSide = {
     ourName: serverName,
     signingKey: ownKeys.signingKey,
@@ -127,6 +152,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
       onAppended: (roomId, domainEvents) => watchForReturns(roomId, domainEvents, metrics, log),
     }),
     leaving: { store: leavingStore, runner: handshakes, deadlineMs: handshakeDeadlineMs },
+    leaveAll: { store: leaveAllStore, runner: leaveAll },
     localMemberships,
     receivedTransactions: new ReceivedTransactions(database),
     invitesUnderWay: new InvitesUnderWay(database, Date.now),
@@ -135,6 +161,8 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     randomId,
     heardFrom: (server) => wakes.wake(server),
   };
+  relaying.start();
+  handshakes.start();
   return {
     side,
     database,

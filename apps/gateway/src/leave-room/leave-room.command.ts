@@ -15,6 +15,8 @@ export class LeaveRoom extends Command<string | Refusal> {
     readonly reason: string | undefined,
     /** Servers that the caller thinks are in the room. */
     readonly via: readonly ServerName[],
+    /** False: the answer does not wait for what the room's servers say. */
+    readonly waits = true,
   ) {
     super();
   }
@@ -40,12 +42,10 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
   async execute(command: LeaveRoom): Promise<string | Refusal> {
     const { ourName } = this.side;
     const { userId, reason } = command;
-    if (serverNameOf(userId) !== ourName) {
-      return { refused: 'user-not-local', rule: 'LV-18', detail: `${userId} is not a user of ${ourName}` };
-    }
-    if (reason !== undefined && Buffer.byteLength(reason) > maxReasonBytes) {
-      return { refused: 'too-large', rule: 'EV-07', detail: `reason has more than ${maxReasonBytes} bytes` };
-    }
+    const foreign = checkIsOurs(userId, ourName);
+    if (foreign !== undefined) return foreign;
+    const tooLong = checkReason(reason);
+    if (tooLong !== undefined) return tooLong;
     const local = await this.leaveHere(command);
     if (isRefusal(local)) return local;
     return local.kind === 'not-resident' ? this.leaveFromAfar(command) : this.record(command, local);
@@ -86,11 +86,11 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
     return state.leave!.leaveId;
   }
 
-  private async leaveFromAfar({ userId, roomId, reason, via }: LeaveRoom): Promise<string> {
+  private async leaveFromAfar({ userId, roomId, reason, via, waits }: LeaveRoom): Promise<string> {
     const { leaving, ourName, now, randomId } = this.side;
     const leaveId = randomId();
     // Before it begins, or its first round might be over before anybody looks.
-    const first = leaving.runner.follow(leaveId, leaving.deadlineMs);
+    const first = leaving.runner.follow(leaveId, waits ? leaving.deadlineMs : 0);
     const { state } = await leaving.store
       .execute({ userId, roomId }, (state) =>
         requestLeave(state, { leaveId, reason, via, ourName, now: now() }),
@@ -101,10 +101,22 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
       });
     const leave = state.leave!;
     // One that was under way before is not waited for again; its next attempt may be hours off.
-    if (leave.leaveId !== leaveId || leave.status.kind !== 'retrying') first.giveUp();
+    if (!waits || leave.leaveId !== leaveId || leave.status.kind !== 'retrying') first.giveUp();
     await first.ended;
     return leave.leaveId;
   }
+}
+
+/** Whether we may speak for the user. (LV-18) */
+export function checkIsOurs(userId: UserId, ourName: ServerName): Refusal | undefined {
+  if (serverNameOf(userId) === ourName) return undefined;
+  return { refused: 'user-not-local', rule: 'LV-18', detail: `${userId} is not a user of ${ourName}` };
+}
+
+/** Whether a leave has room for its reason. (EV-07) */
+export function checkReason(reason: string | undefined): Refusal | undefined {
+  if (reason === undefined || Buffer.byteLength(reason) <= maxReasonBytes) return undefined;
+  return { refused: 'too-large', rule: 'EV-07', detail: `reason has more than ${maxReasonBytes} bytes` };
 }
 
 function isOut(room: Room, userId: UserId): boolean {

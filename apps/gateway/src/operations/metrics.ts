@@ -28,6 +28,12 @@ export class GatewayMetrics {
     labelNames: ['outcome', 'rule'] as const,
     registers: [this.registry],
   });
+  readonly #leaveAllRooms = new Counter({
+    name: 'exeunt_leave_all_rooms_total',
+    help: 'Rooms that users who leave everything were taken out of, by outcome; failed ones are tried again',
+    labelNames: ['outcome'] as const,
+    registers: [this.registry],
+  });
   readonly #outgoing = new Histogram({
     name: 'exeunt_outgoing_request_seconds',
     help: 'Requests to other servers by endpoint and outcome',
@@ -73,6 +79,10 @@ export class GatewayMetrics {
 
   leaveTemplate(refusedBy: string | undefined): void {
     this.#templates.inc({ outcome: refusedBy === undefined ? 'given' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  leaveAllRoom(outcome: 'left' | 'refused' | 'failed'): void {
+    this.#leaveAllRooms.inc({ outcome });
   }
 
   knock(refusedBy: string | undefined): void {
