@@ -46,7 +46,8 @@ class House {
   }
 
   async *roomsOf(): AsyncGenerator<RoomToLeave> {
-    for (const [roomId, membership] of [...this.rooms]) yield { roomId, membership };
+    const asTheyAre = [...this.rooms];
+    for (const [roomId, membership] of asTheyAre) yield { roomId, membership };
   }
 
   async leave(roomId: RoomId): Promise<RoomLeft> {

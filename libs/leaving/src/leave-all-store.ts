@@ -200,8 +200,10 @@ export class LeaveAllStore {
       name: 'leave-all-add',
       text: `INSERT INTO leave_all_rooms AS old (user_id, room_id, membership, status, attempts, due_at)
         SELECT run.user_id, one.room_id, one.membership, 'waiting', 0, $3
-        FROM leave_all_runs AS run, unnest($4::text[], $5::text[]) AS one(room_id, membership)
-        WHERE run.user_id = $1 AND run.leave_all_id = $2 AND run.status = 'running'
+        FROM (
+            SELECT user_id FROM leave_all_runs
+            WHERE user_id = $1 AND leave_all_id = $2 AND status = 'running' FOR UPDATE
+          ) AS run, unnest($4::text[], $5::text[]) AS one(room_id, membership)
         ON CONFLICT (user_id, room_id) DO UPDATE
           SET membership = excluded.membership, status = 'waiting', attempts = 0, due_at = excluded.due_at
           WHERE old.status = 'left'
@@ -290,11 +292,15 @@ export class LeaveAllStore {
 
   /** Ends a run; does nothing where a room of it waits. */
   async complete({ userId, leaveAllId }: LeaveAllRun, now: number): Promise<void> {
-    await this.#database.query(
-      `UPDATE leave_all_runs SET status = 'completed', completed_at = $3
-        WHERE user_id = $1 AND leave_all_id = $2 AND status = 'running' AND ${noRoomWaits}`,
-      [userId, leaveAllId, now],
-    );
+    await this.#database.transaction(async (tx) => {
+      // Whoever adds rooms takes this lock as well: what came before it is seen below, what comes after finds no run.
+      await tx.query(`SELECT 1 FROM leave_all_runs WHERE user_id = $1 FOR UPDATE`, [userId]);
+      await tx.query(
+        `UPDATE leave_all_runs SET status = 'completed', completed_at = $3
+          WHERE user_id = $1 AND leave_all_id = $2 AND status = 'running' AND ${noRoomWaits}`,
+        [userId, leaveAllId, now],
+      );
+    });
   }
 
   /** Calls back whenever this process has added rooms. Gives back how to end that. */
