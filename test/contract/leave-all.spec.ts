@@ -258,7 +258,7 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))('leaving everythi
       return new Promise(() => {});
     });
     const run = await begin(userId);
-    // As a process that dies: nobody stops it, it just never comes to the end of its second batch.
+    // As a process that dies: nobody stops it, it just never comes to the end of its fourth batch.
     const dying = new LeaveAllRunner({
       store,
       roomsOf: () => house.roomsOf(),
@@ -270,8 +270,8 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))('leaving everythi
     await hangs;
     house.otherwise.clear();
     const { waiting, left } = await store.countsOf(run);
-    expect([waiting, left]).toEqual([80, 50]);
-    const before = new Set(house.asked.slice(0, 50));
+    expect([waiting, left]).toEqual([70, 60]);
+    const before = new Set(house.asked.slice(0, 60));
     const heir = new Map([[userId, house]]);
     runnerOf(heir).start();
     await completed(userId);

@@ -9,12 +9,13 @@ export class OperatorApi {
   }
 
   /** The JSON answer. Throws an `Error` in the server's words for anything but a good status. */
-  async call<Answer>(method: 'GET' | 'POST', path: string): Promise<Answer> {
+  async call<Answer>(method: 'GET' | 'POST', path: string, body?: object): Promise<Answer> {
     let response: Response;
     try {
       response = await fetch(`${this.#url}${path}`, {
         method,
         headers: { Authorization: `Bearer ${this.#token}` },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       });
     } catch (cause) {
       throw new Error(`nothing answers at ${this.#url}: is the server running?`, { cause });

@@ -46,7 +46,7 @@ export interface LeaveAllRunnerOptions {
  */
 export const maxSweeps = 10;
 /** Rooms that are read, left and noted in one go: what is held in memory, and done again after a crash. */
-const maxBatch = 50;
+const maxBatch = 20;
 /** Rooms that are added by one statement. */
 const maxAdded = 500;
 /** The pause after the database failed. */
