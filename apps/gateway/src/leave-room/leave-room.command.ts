@@ -4,7 +4,7 @@ import { recordLocalLeave, requestLeave } from '@exeunt/leaving';
 import { serverNameOf, type EventId, type RoomId, type ServerName, type UserId } from '@exeunt/pdu';
 import { isRefusal, type Refusal, type Room } from '@exeunt/room';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { sayLocally } from '../rooms/local-event.js';
+import { makingOf, sayLocally } from '../rooms/local-event.js';
 import { checkIsKnown } from '../rooms/send-state.command.js';
 
 /** A user of ours wants out of a room: leaves it, rejects its invite, retracts a knock. Gives the leave's ID. */
@@ -53,6 +53,7 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
 
   private async leaveHere({ userId, roomId, reason }: LeaveRoom): Promise<Local | Refusal> {
     const { rooms } = this.side;
+    const making = makingOf(this.side);
     let local: Local = { kind: 'not-resident' };
     const { refusal } = await rooms.execute(roomId, (room) => {
       const nothing = { domainEvents: [], broadcasts: [] };
@@ -64,7 +65,7 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
       }
       const content = { membership: 'leave', ...(reason === undefined ? {} : { reason }) };
       const wish = { type: 'm.room.member', sender: userId, stateKey: userId, content };
-      const decision = sayLocally(room, wish, this.side);
+      const decision = sayLocally(room, wish, making, this.side);
       if (decision.pdu !== undefined) local = { kind: 'left', eventId: decision.pdu.eventId };
       return decision;
     });

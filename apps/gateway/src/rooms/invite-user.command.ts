@@ -24,7 +24,7 @@ import {
   type JsonValue,
 } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { makeLocalEvent, type LocalWish } from './local-event.js';
+import { makeLocalEvent, makingOf, type LocalWish } from './local-event.js';
 import { checkIsKnown, SendState, SendStateHandler } from './send-state.command.js';
 
 /** A local user invites somebody, of this server or another. */
@@ -60,10 +60,11 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
     wish: LocalWish,
     target: UserId,
   ): Promise<EventId | Refusal | RemoteError> {
+    const making = makingOf(this.side);
     const prepared = await this.side.rooms.query(roomId, (room) => {
       const absent = checkIsKnown(room, this.side);
       if (absent !== undefined) return absent;
-      const invite = makeLocalEvent(room, wish, this.side);
+      const invite = makeLocalEvent(room, wish, making, this.side);
       return isRefusal(invite)
         ? invite
         : { invite, shown: strippedState(room, room.currentState(), [wish.sender]) };
