@@ -1,10 +1,10 @@
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { node, root, run } from './node.mjs';
 import { isFresh, stampFresh } from './freshness.mjs';
 
 /*
  * Compiles apps and libs into dist/. `@exeunt/*` are packages there, as Node resolves them: one small package.json a
- * library, beside the compiled code.
+ * library, beside the compiled code. What the server shows of its message bus goes along.
  */
 
 /** @returns {Promise<number>} */
@@ -21,6 +21,7 @@ export async function build() {
     );
     writeFileSync(`${folder}/index.js`, `export * from '../../../libs/${lib}/src/index.js';\n`);
   }
+  cpSync(`${root}docs/bus`, `${root}dist/docs/bus`, { recursive: true });
   writeFileSync(`${root}dist/package.json`, JSON.stringify({ type: 'module' }));
   stampFresh();
   return 0;

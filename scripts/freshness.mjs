@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { root } from './node.mjs';
 
-const sources = ['apps', 'libs', 'bench', 'test/harness'];
+const sources = ['apps', 'libs', 'examples', 'bench', 'test/harness', 'docs/bus'];
 const files = ['package-lock.json', 'tsconfig.json', 'tsconfig.build.json'];
 
 /** What the build was made from: names, sizes and times of all sources. */

@@ -144,7 +144,7 @@ export interface LeavingStage {
   /** The user is invited by a user of `servers[0]`; users of the others are shown with the invite. */
   invite(servers: readonly string[], version?: string, isVersionStated?: boolean): Promise<void>;
   /** The user wants out. */
-  leave(leaveId?: string): Promise<void>;
+  leave(leaveId?: string, traceparent?: string): Promise<void>;
   events(): Promise<readonly LeavingEvent[]>;
   /** The status of the newest leave. */
   status(): Promise<string | undefined>;
@@ -207,9 +207,9 @@ export function onStage(database: Database, parts: Partial<HandshakeRunnerOption
         }),
       );
     },
-    async leave(leaveId = `leave-${key.roomId}`) {
+    async leave(leaveId = `leave-${key.roomId}`, traceparent?: string) {
       await store.execute(key, (state) =>
-        requestLeave(state, { leaveId, reason: undefined, via: [], ourName, now: clock.now() }),
+        requestLeave(state, { leaveId, reason: undefined, via: [], ourName, now: clock.now(), traceparent }),
       );
     },
     events: async () => (await store.load(key)).events,

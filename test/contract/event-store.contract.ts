@@ -528,6 +528,24 @@ export function eventStoreContract(name: string, open: () => Promise<OpenedStore
         expect(entries).toHaveLength(3);
       });
 
+      it('has with each PDU the trace of the request that it came by, of one append or of several', async () => {
+        const [one, other] = [aRoom(), aRoom()];
+        const traceparent = (digit: string) => `00-${digit.repeat(32)}-${digit.repeat(16)}-01`;
+        const events = ['t1', 't2', 't3'].map((name) => accepted(name));
+        const traceparents = new Map([
+          [anEvent('t1'), traceparent('a')],
+          [anEvent('t3'), traceparent('c')],
+        ]);
+        await store.append(append(one, 0, events, { traceparents }));
+        await store.append(append(other, 0, [accepted('t1')], { traceparents }));
+        await store.append(append(other, 2, [accepted('t2')]));
+        const entries = await outbox.take(10);
+        const tracesOf = (room: RoomId) =>
+          entries.filter(({ roomId }) => roomId === room).map((entry) => entry.traceparent);
+        expect(tracesOf(one)).toEqual([traceparent('a'), undefined, traceparent('c')]);
+        expect(tracesOf(other)).toEqual([traceparent('a'), undefined]);
+      });
+
       it('gives the same again until it is done, and then the next', async () => {
         const roomId = aRoom();
         await store.append(

@@ -81,7 +81,7 @@ export function append(
   roomId: RoomId,
   expectedPosition: number,
   events: readonly DomainEvent[],
-  more: { readonly residents?: Append['residents']; readonly broadcasts?: readonly Broadcast[] } = {},
+  more: Partial<Pick<Append, 'residents' | 'broadcasts' | 'traceparents'>> = {},
 ): Append {
   const domainEvents = expectedPosition === 0 ? [ingested(roomId), ...events] : events;
   return {

@@ -22,7 +22,13 @@ export interface BusHarness {
 const TOPIC = 'exeunt.test.v1';
 
 function message(key: string, value: string, topic = TOPIC): BusMessage {
-  return { topic, key, headers: { ce_id: value, ce_type: 'test' }, value: JSON.stringify(value) };
+  const ce_traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+  return {
+    topic,
+    key,
+    headers: { ce_id: value, ce_type: 'test', ce_traceparent },
+    value: JSON.stringify(value),
+  };
 }
 
 /** Moves the clock while it waits, so that polls and pauses pass. Fails after ten seconds of real time. */

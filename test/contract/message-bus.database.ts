@@ -24,20 +24,27 @@ export async function pgliteKind(): Promise<DatabaseKind> {
   };
 }
 
+/** Databases that others can open as well. */
+export interface PostgresKind extends DatabaseKind {
+  /** Of the database of this `id`, which is made where there is none yet. */
+  urlOf(id: string): Promise<string>;
+}
+
 /** A PostgreSQL of this machine; `undefined` where there is none. */
-export async function postgresKind(): Promise<DatabaseKind | undefined> {
+export async function postgresKind(): Promise<PostgresKind | undefined> {
   const found = findPostgres();
   if (found === undefined) return undefined;
   const server = found.kind === 'binaries' ? await startPostgres() : undefined;
   const urls = new Map<string, string>();
+  const urlOf = async (id: string): Promise<string> => {
+    const url = urls.get(id) ?? (await server?.createDatabase()) ?? (await createDatabaseOn(found));
+    urls.set(id, url);
+    return url;
+  };
   return {
     name: 'PostgreSQL',
-    async open(id, migrations) {
-      const known = urls.get(id);
-      const url = known ?? (await server?.createDatabase()) ?? (await createDatabaseOn(found));
-      urls.set(id, url);
-      return openDatabase({ url, migrations });
-    },
+    urlOf,
+    open: async (id, migrations) => openDatabase({ url: await urlOf(id), migrations }),
     end: async () => server?.stop(),
   };
 }

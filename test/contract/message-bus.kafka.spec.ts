@@ -7,12 +7,12 @@ import {
   PartitionCountMismatch,
   type BusMessage,
   type KafkaBusOptions,
-  type MessageBus,
   type ReceivedMessage,
 } from '@exeunt/message-bus';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findKafka, startKafka, type KafkaServer } from '../harness/kafka-server.js';
 import { messageBusContract, type BusHarness } from './message-bus.contract.js';
+import { renamed } from './renamed-bus.js';
 
 const found = findKafka();
 const server = found?.kind === 'installed' ? await startKafka() : undefined;
@@ -66,23 +66,6 @@ async function killable(options: KafkaBusOptions) {
       // Nothing of it reaches a broker any more; this ends its attempts.
       void bus.close();
     },
-  };
-}
-
-/** Topics and groups of a bus under other names, so that each test has a store of its own on one cluster. */
-function renamed(bus: MessageBus, suffix: string): MessageBus {
-  return {
-    publish: (messages) => bus.publish(messages.map((each) => ({ ...each, topic: each.topic + suffix }))),
-    consume: ({ topic, group, maxBatch, handle }) =>
-      bus.consume({
-        topic: topic + suffix,
-        group: group + suffix,
-        maxBatch,
-        handle: (batch) => handle(batch.map((each) => ({ ...each, topic }))),
-      }),
-    partitions: (topic) => bus.partitions(topic + suffix),
-    check: () => bus.check(),
-    close: () => bus.close(),
   };
 }
 

@@ -8,7 +8,19 @@ import {
   OUTBOUND_PDUS_TOPIC,
   type ReceivedMessage,
 } from '@exeunt/message-bus';
-import { DestinationQueue, OutboundPdusConsumer, Sending1700000000003 } from '@exeunt/sending';
+import {
+  DestinationQueue,
+  nextState,
+  OutboundPdusConsumer,
+  sendingMigrations,
+  type BackingOff,
+  type DestinationState,
+  type FrozenTransaction,
+  type Happening,
+  type Parked,
+} from '@exeunt/sending';
+import { currentTraceparent, noTracing, type SpanOptions, type Tracing } from '@exeunt/tracing';
+import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
 import {
@@ -24,7 +36,7 @@ import {
   type SenderUnderTest,
 } from './sending.harness.js';
 
-const migrations = [EmbeddedBus1700000000002, Sending1700000000003];
+const migrations = [EmbeddedBus1700000000002, ...sendingMigrations];
 const numbers = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, n) => from + n);
 
 function sendingContract(name: string, open: () => Promise<Database>): void {
@@ -83,7 +95,10 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
           pending: 0,
           in_flight: 0,
           failures: 0,
+          failing_since: null,
           retry_at: null,
+          parked_by: null,
+          parked_at: null,
           last_success_at: clock.now(),
           last_error: null,
         });
@@ -282,6 +297,266 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
       });
     });
 
+    describe('a destination that an operator parks', () => {
+      it('gets nothing, whatever is queued and however long, and everything in order afterwards', async () => {
+        const { sender, queue, drained, clock, outcomes } = given();
+        peers.answer('x.test', answers.down);
+        await queue(...numbers(1, 60).map((n) => pdu(n, ['x.test'])));
+        await until(() => outcomes.length === 1);
+        expect(await sender.park('x.test')).toBe(true);
+        const parkedAt = clock.now();
+        peers.answer('x.test', answers.ok);
+        await queue(pdu(61, ['x.test']));
+        for (let day = 0; day < 10; day += 1) {
+          clock.advance(86_400_000);
+          await lapse();
+        }
+        expect(peers.got).toHaveLength(1);
+        expect(await sender.status('x.test')).toMatchObject({
+          state: 'parked',
+          parked_by: 'operator',
+          parked_at: parkedAt,
+          pending: 61,
+          in_flight: 0,
+          failures: 1,
+          retry_at: null,
+        });
+        expect(await sender.unpark('x.test')).toBe(true);
+        await drained('x.test');
+        expect(peers.got.map((got) => got.numbers)).toEqual([
+          numbers(1, 50),
+          numbers(1, 50),
+          numbers(51, 61),
+        ]);
+        expect(peers.got[1]).toEqual(peers.got[0]);
+        expect(await sender.status('x.test')).toMatchObject({ state: 'idle', parked_by: null, failures: 0 });
+      });
+
+      it('stays parked over a restart, and when its rows are swept', async () => {
+        const first = senderOn(database, peers);
+        await first.queue(pdu(1, ['x.test']));
+        await first.sender.park('x.test');
+        const second = given({}, first.clock);
+        await second.queue(pdu(2, ['x.test']));
+        await second.sender.queue.sweep(first.clock.now() + 86_400_000, () => false);
+        await lapse();
+        expect(peers.got).toEqual([]);
+        await second.sender.unpark('x.test');
+        await second.drained('x.test');
+        expect(peers.got.map((got) => got.numbers)).toEqual([[1, 2]]);
+      });
+
+      it.each([
+        ['contact', (under: SenderUnderTest) => under.sender.wake('x.test')],
+        ['a retry', (under: SenderUnderTest) => under.sender.retry('x.test')],
+      ])('is sent to again after %s', async (_, act) => {
+        const under = senderOn(database, peers);
+        started.push(under);
+        await under.queue(pdu(1, ['x.test']));
+        await under.sender.park('x.test');
+        under.sender.start();
+        await lapse();
+        expect(peers.got).toEqual([]);
+        await act(under);
+        await under.drained('x.test');
+        expect((await under.sender.status('x.test'))?.parked_by).toBeNull();
+      });
+
+      it('is unknown where there has never been anything for it', async () => {
+        const { sender } = given();
+        expect(await sender.park('stranger.test')).toBe(false);
+        expect(await sender.unpark('stranger.test')).toBe(false);
+        expect(await sender.status('stranger.test')).toBeUndefined();
+      });
+
+      it('is not unparked out of a backoff', async () => {
+        const { sender, queue, outcomes } = given();
+        peers.answer('x.test', answers.down);
+        await queue(pdu(1, ['x.test']));
+        await until(() => outcomes.length === 1);
+        const before = await sender.status('x.test');
+        await sender.unpark('x.test');
+        await lapse();
+        expect(await sender.status('x.test')).toEqual(before);
+        expect(peers.got).toHaveLength(1);
+      });
+
+      describe('while another process sends to it', () => {
+        /** One that has a transaction in flight, whose answer the test gives; and another on the same database. */
+        const inFlight = async () => {
+          let answer: (result: FederationResult) => void = () => {};
+          peers.answer('x.test', () => new Promise<FederationResult>((resolve) => (answer = resolve)));
+          const clock = new ManualClock();
+          const sends = given({ isAlone: false }, clock);
+          await sends.queue(...numbers(1, 60).map((n) => pdu(n, ['x.test'])));
+          await until(() => peers.got.length === 1);
+          const other = given({ isAlone: false }, clock);
+          await other.sender.park('x.test');
+          expect(await other.sender.status('x.test')).toMatchObject({
+            state: 'sending',
+            in_flight: 50,
+            parked_by: 'operator',
+          });
+          return { clock, sends, other, answer: (result: FederationResult) => answer(result) };
+        };
+
+        it('has its answer recorded, and is parked then', async () => {
+          const { other, sends, answer } = await inFlight();
+          answer(answers.ok);
+          await until(() => sends.outcomes.length === 1);
+          await lapse();
+          expect(peers.got).toHaveLength(1);
+          expect(await other.sender.status('x.test')).toMatchObject({
+            state: 'parked',
+            pending: 10,
+            in_flight: 0,
+            failures: 0,
+          });
+        });
+
+        it('has its failure counted, and is parked then', async () => {
+          const { other, sends, answer, clock } = await inFlight();
+          answer(answers.http(500));
+          await until(() => sends.outcomes.length === 1);
+          clock.advance(86_400_000);
+          await lapse();
+          expect(peers.got).toHaveLength(1);
+          expect(sends.problems).toEqual([]);
+          expect(await other.sender.status('x.test')).toMatchObject({
+            state: 'parked',
+            parked_by: 'operator',
+            pending: 60,
+            failures: 1,
+            retry_at: null,
+            last_error: '500: HTTP status 500',
+          });
+        });
+
+        it('is not sent to twice at a time where it is unparked meanwhile', async () => {
+          const { other, answer } = await inFlight();
+          await other.sender.unpark('x.test');
+          await lapse();
+          expect(peers.got).toHaveLength(1);
+          peers.answer('x.test', answers.ok);
+          answer(answers.ok);
+          await other.drained('x.test');
+          expect(peers.got.map((got) => got.numbers)).toEqual([numbers(1, 50), numbers(51, 60)]);
+          expect(peers.mostInFlight).toBe(1);
+        });
+
+        it('stays parked when that process dies, and gets the same transaction when it is unparked', async () => {
+          const dead = senderOn(database, peers, { isAlone: false });
+          peers.answer('x.test', () => new Promise(() => {}));
+          dead.sender.start();
+          await dead.queue(pdu(1, ['x.test']));
+          await until(() => peers.got.length === 1);
+          peers.answer('x.test', answers.ok);
+          const clock = new ManualClock(dead.clock.now());
+          const other = given({ isAlone: false }, clock);
+          await other.sender.park('x.test');
+          clock.advance(86_400_000);
+          await until(async () => (await other.sender.status('x.test'))?.state === 'parked');
+          expect(peers.got).toHaveLength(1);
+          await other.sender.unpark('x.test');
+          await other.drained('x.test');
+          expect(peers.got[1]).toEqual(peers.got[0]);
+        });
+      });
+    });
+
+    describe('whatever happens to a destination', () => {
+      /** A destination as its row has it. */
+      const stateOf = async (): Promise<DestinationState> => {
+        const [row] = await database.query<Record<string, string | null>>(
+          `SELECT state, claim, failures::text, failing_since::text, retry_at::text, parked_at::text, due_at::text
+             FROM sender_destinations WHERE destination = 'x.test'`,
+        );
+        const failing =
+          row?.failures === '0'
+            ? undefined
+            : { failures: Number(row?.failures), failingSince: Number(row?.failing_since) };
+        const parkedAt = row?.parked_at === null ? undefined : Number(row?.parked_at);
+        if (row?.claim !== null) {
+          return { kind: 'sending', before: failing, ...(parkedAt === undefined ? {} : { parkedAt }) };
+        }
+        if (parkedAt !== undefined) {
+          expect(row.due_at).toBeNull();
+          return { kind: 'parked', by: 'operator', parkedAt, before: failing };
+        }
+        if (failing === undefined) return { kind: 'idle' };
+        expect(row.due_at).toBe(row.retry_at);
+        const waits = { retryAt: Number(row.retry_at), ...failing };
+        return row.state === 'parked'
+          ? { kind: 'parked', by: 'failures', ...waits }
+          : { kind: 'backing-off', ...waits };
+      };
+
+      it('its row says what the state machine says', async () => {
+        const bounds = { minMs: 1_000, maxMs: 2_000, parkAfterMs: 5_000, probeMs: 3_000 };
+        const happenings = ['attempt', 'delivered', 'failed', 'contact', 'park', 'unpark'] as const;
+        await fc.assert(
+          fc.asyncProperty(
+            fc.array(fc.constantFrom(...happenings), { minLength: 1, maxLength: 20 }),
+            async (given) => {
+              await emptied(database);
+              const queue = new DestinationQueue(database);
+              let now = 1_000_000;
+              await queue.enqueue(
+                numbers(1, 30).map((n) => pdu(n, ['x.test'])),
+                now,
+              );
+              let state: DestinationState = { kind: 'idle' };
+              let transaction: FrozenTransaction | undefined;
+              for (const kind of given) {
+                // Each time something is queued too, which must change nothing.
+                await queue.enqueue([pdu(now, ['x.test'])], now);
+                now = Math.max(now + 1, 'retryAt' in state && kind === 'attempt' ? state.retryAt : 0);
+                const failure = { kind: 'server-error' } as const;
+                const happening: Happening = kind === 'failed' ? { kind, failure } : { kind };
+                const facts = { now, random: 0, bounds };
+                switch (kind) {
+                  case 'attempt': {
+                    if (state.kind === 'sending') continue;
+                    for (const lane of ['healthy', 'failing'] as const) {
+                      const claimed = await queue.claim({
+                        lane,
+                        limit: 1,
+                        now,
+                        claimUntil: now + 1_000_000,
+                        claim: `${now}`,
+                        newTxnId: () => `${now}`,
+                        onProblem: (_, cause) => expect.unreachable(String(cause)),
+                      });
+                      transaction = claimed.transactions[0] ?? transaction;
+                    }
+                    break;
+                  }
+                  case 'delivered':
+                    if (state.kind !== 'sending') continue;
+                    expect(await queue.delivered(transaction!, [], now)).toBe(true);
+                    break;
+                  case 'failed': {
+                    if (state.kind !== 'sending') continue;
+                    const after = nextState(state, happening, facts) as BackingOff | Parked;
+                    expect(await queue.failed(transaction!, state.before, after, 'down')).toBe(true);
+                    break;
+                  }
+                  case 'contact':
+                    await queue.contact(['x.test'], now);
+                    break;
+                  default:
+                    await queue[kind]('x.test', now);
+                }
+                state = nextState(state, happening, facts);
+                expect(await stateOf()).toEqual(state);
+              }
+            },
+          ),
+          { numRuns: 40 },
+        );
+      });
+    });
+
     describe('several peers', () => {
       it('are independent: each has its own transactions and backoff', async () => {
         const { sender, queue, drained, outcomes } = given();
@@ -338,6 +613,118 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         expect(await page('[::1]:8448')).toEqual(['a.test', 'b.test']);
         expect(await page('b.test')).toEqual(['c.test']);
         expect(await sender.status('stranger.test')).toBeUndefined();
+      });
+
+      it('are listed by state, and those alone that something waits for', async () => {
+        const { sender, queue, drained, outcomes } = given();
+        peers.answer('down.test', answers.down);
+        peers.answer('parked.test', answers.down);
+        await queue(pdu(1, ['a.test', 'down.test', 'parked.test']));
+        await drained('a.test');
+        await until(() => outcomes.length === 3);
+        await sender.park('parked.test');
+        await sender.park('a.test');
+        const names = async (filter: Parameters<typeof sender.list>[0]) =>
+          (await sender.list(filter)).map((status) => `${status.destination} ${status.pending}`);
+        expect(await names({ limit: 9, state: 'parked' })).toEqual(['a.test 0', 'parked.test 1']);
+        expect(await names({ limit: 1, state: 'parked' })).toEqual(['a.test 0']);
+        expect(await names({ limit: 9, state: 'backing-off' })).toEqual(['down.test 1']);
+        expect(await names({ limit: 9, state: 'parked', pendingOnly: true })).toEqual(['parked.test 1']);
+        expect(await names({ limit: 9, pendingOnly: true, after: 'down.test' })).toEqual(['parked.test 1']);
+        expect(await sender.queue.countByState()).toEqual({
+          idle: 0,
+          sending: 0,
+          'backing-off': 1,
+          parked: 2,
+        });
+        expect(await sender.queue.countPending()).toBe(2);
+      });
+
+      it('are shown with the transaction that is frozen, and what they could not take', async () => {
+        const { sender, queue, drained, outcomes, clock } = given();
+        peers.answer('x.test', {
+          ok: true,
+          status: 200,
+          body: { pdus: { '$1:us.test': { error: 'no thanks' } } },
+        });
+        await queue(pdu(1, ['x.test']));
+        await drained('x.test');
+        peers.answer('x.test', answers.http(403, { errcode: 'M_FORBIDDEN' }));
+        await queue({ ...pdu(2, ['x.test']), acceptedAt: clock.now() - 5_000 }, pdu(3, ['x.test']));
+        await until(() => outcomes.length === 2);
+        await queue(pdu(4, ['x.test']));
+        expect(await sender.details('x.test')).toMatchObject({
+          pending: 3,
+          failing_since: clock.now(),
+          last_error: expect.stringMatching(
+            /^403 M_FORBIDDEN: HTTP status 403 \(it does not federate with us/,
+          ),
+          oldest_accepted_at: clock.now() - 5_000,
+          transaction: {
+            txn_id: peers.got[1]?.txnId,
+            frozen_at: clock.now(),
+            pdus: [
+              { room_id: '!a:us.test', event_id: '$2:us.test' },
+              { room_id: '!a:us.test', event_id: '$3:us.test' },
+            ],
+          },
+          pdu_errors: [
+            {
+              room_id: '!a:us.test',
+              event_id: '$1:us.test',
+              error: 'no thanks',
+              answered_at: clock.now(),
+            },
+          ],
+        });
+        expect(await sender.details('stranger.test')).toBeUndefined();
+      });
+    });
+
+    describe('how long a PDU waited', () => {
+      it('is told a PDU, from its acceptance on, and whether the destination was to blame', async () => {
+        const { sender, queue, drained, outcomes, clock } = given();
+        const acceptedAt = clock.now() - 300;
+        await queue({ ...pdu(1, ['x.test']), acceptedAt });
+        await drained('x.test');
+        expect(outcomes[0]?.waits).toEqual([{ waitedMs: 300, wasHindered: false }]);
+
+        peers.answer('x.test', answers.down);
+        await queue(...numbers(2, 61).map((n) => pdu(n, ['x.test'])));
+        await until(() => outcomes.length === 2);
+        expect(outcomes[1]?.waits).toEqual([]);
+        peers.answer('x.test', answers.ok);
+        clock.advance(5_000);
+        await drained('x.test');
+        // All sixty had to wait, though it does not fail any more when the last ten go out.
+        expect(outcomes.slice(2).flatMap(({ waits }) => waits)).toEqual(
+          numbers(2, 61).map(() => ({ waitedMs: 5_000, wasHindered: true })),
+        );
+
+        clock.advance(1);
+        await queue(pdu(62, ['x.test']));
+        await drained('x.test');
+        expect(outcomes.at(-1)?.waits).toEqual([{ waitedMs: 0, wasHindered: false }]);
+
+        await sender.park('x.test');
+        await queue(pdu(63, ['x.test']));
+        clock.advance(7_000);
+        await sender.unpark('x.test');
+        await drained('x.test');
+        expect(outcomes.at(-1)?.waits).toEqual([{ waitedMs: 7_000, wasHindered: true }]);
+      });
+
+      it.each([
+        ['lies ahead of our clock', 60_000],
+        ['is from another time', -86_400_000 * 365],
+      ])('counts from now where the time of acceptance %s', async (_, offMs) => {
+        const { queue, drained, outcomes, clock } = given();
+        await queue({ ...pdu(1, ['x.test']), acceptedAt: clock.now() + offMs });
+        await drained('x.test');
+        expect(outcomes[0]).toMatchObject({
+          oldestWaitedMs: 0,
+          waits: [{ waitedMs: 0, wasHindered: false }],
+        });
       });
     });
 
@@ -602,6 +989,70 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         expect(letters[1]?.headers.ce_id).toBe('exeunt-federation-sender/exeunt.outbound-pdus.v1/0/2');
         await consumer.stop();
         await bus.close();
+      });
+
+      it('keeps with each PDU the trace that its message names, to every attempt, and none that is no trace', async () => {
+        const traceparent = (digit: string) => `00-${digit.repeat(32)}-${digit.repeat(16)}-01`;
+        const named = (offset: number, ce_traceparent: string | undefined): ReceivedMessage => {
+          const message = received(offset, valueOf(offset, ['x.test']), `traced${offset}`);
+          if (ce_traceparent === undefined) return message;
+          return { ...message, headers: { ...message.headers, ce_traceparent } };
+        };
+        const { sender, clock, outcomes } = given();
+        const consumer = new OutboundPdusConsumer({
+          bus: { consume: () => Promise.reject(new Error('unused')), publish: async () => {} },
+          queue: sender.queue,
+          clock,
+        });
+        peers.answer('x.test', answers.down);
+        await consumer.handle([
+          named(1, traceparent('a')),
+          named(2, undefined),
+          named(3, 'a trace'),
+          named(4, traceparent('b')),
+          named(5, traceparent('a')),
+        ]);
+        await until(() => outcomes.length === 1);
+        // A row of an earlier release, and one that is taken in again by another message, keep what they have.
+        await database.query(`UPDATE sender_pdus SET traceparent = NULL WHERE event_id = '$5:us.test'`);
+        await consumer.handle([
+          { ...named(1, traceparent('c')), headers: { ce_id: 'other', ce_traceparent: traceparent('c') } },
+        ]);
+        peers.answer('x.test', answers.ok);
+        await sender.retry('x.test');
+        await until(() => outcomes.length === 2);
+        const [a, b] = ['a'.repeat(32), 'b'.repeat(32)];
+        expect(outcomes.map(({ traceIds }) => Object.fromEntries(traceIds))).toEqual([
+          { '$1:us.test': a, '$4:us.test': b, '$5:us.test': a },
+          { '$1:us.test': a, '$4:us.test': b },
+        ]);
+      });
+
+      it('counts an attempt to the trace of its oldest PDU, and links it to the others', async () => {
+        const traceparent = (digit: string) => `00-${digit.repeat(32)}-${digit.repeat(16)}-01`;
+        const begun: SpanOptions[] = [];
+        const within: (string | undefined)[] = [];
+        const tracing: Tracing = {
+          begin(name, options = {}) {
+            begun.push(options);
+            return noTracing.begin(name, options);
+          },
+          close: async () => {},
+        };
+        peers.answer('x.test', () => {
+          within.push(currentTraceparent());
+          return answers.ok;
+        });
+        const { queue, drained } = given({ tracing });
+        await queue({ ...pdu(1, ['x.test']), traceparent: traceparent('a') }, pdu(2, ['x.test']), {
+          ...pdu(3, ['x.test']),
+          traceparent: traceparent('b'),
+        });
+        await drained('x.test');
+        expect(within).toEqual([traceparent('a')]);
+        expect(begun).toMatchObject([
+          { parent: { traceId: 'a'.repeat(32) }, links: [{ traceId: 'b'.repeat(32) }] },
+        ]);
       });
 
       it('does not take a batch as handled whose rows are not durable', async () => {

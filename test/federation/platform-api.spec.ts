@@ -88,6 +88,8 @@ describe('the token', () => {
     ['GET', '/v1/destinations'],
     ['GET', '/v1/destinations/x'],
     ['POST', '/v1/destinations/x/retry'],
+    ['POST', '/v1/destinations/x/park'],
+    ['POST', '/v1/destinations/x/unpark'],
   ])('is needed for %s %s', async (method, path) => {
     const none = await ask(path, undefined, method);
     expect([none.status, await none.json()]).toEqual([401, { errcode: 'M_MISSING_TOKEN', error: text }]);
@@ -791,14 +793,27 @@ describe('destinations', () => {
       return shown['pending'] === 0 ? shown : undefined;
     });
     expect(done).toMatchObject({ failures: 0, last_success_at: expect.any(Number) });
+    const metrics = await (await fetch(`${ours.platformUrl}/metrics`)).text();
+    expect(metrics).toMatch(/^exeunt_delivery_seconds_count\{class="failing"\} [1-9]/m);
+    expect(metrics).toMatch(/^exeunt_transactions_total\{outcome="server-error"\} [1-9]/m);
+    expect(metrics).toMatch(/^exeunt_delivered_pdus_total\{result="taken"\} [1-9]/m);
+    expect(metrics).toMatch(/^exeunt_destinations\{state="idle"\} [1-9]/m);
     await peer.close();
   });
 
   it('that nothing was ever sent to are 404', async () => {
     await expectError(ours.platform('GET', '/v1/destinations/example.org'), 404, 'M_NOT_FOUND');
     await expectError(ours.platform('POST', '/v1/destinations/example.org/retry'), 404, 'M_NOT_FOUND');
-    await expectError(ours.platform('GET', '/v1/destinations?limit=x'), 400, 'M_INVALID_PARAM');
+    await expectError(ours.platform('POST', '/v1/destinations/example.org/park'), 404, 'M_NOT_FOUND');
+    await expectError(ours.platform('POST', '/v1/destinations/example.org/unpark'), 404, 'M_NOT_FOUND');
   });
+
+  it.each(['limit=x', 'state=asleep', 'state=', 'state=idle&state=parked', 'pending=yes', 'from=a%20b'])(
+    'are not listed by %s',
+    async (query) => {
+      await expectError(ours.platform('GET', `/v1/destinations?${query}`), 400, 'M_INVALID_PARAM');
+    },
+  );
 });
 
 describe('operations', () => {
@@ -854,6 +869,8 @@ describe('operations', () => {
         '/v1/destinations',
         '/v1/destinations/{server}',
         '/v1/destinations/{server}/retry',
+        '/v1/destinations/{server}/park',
+        '/v1/destinations/{server}/unpark',
       ]),
     );
     const page = await get('/docs');

@@ -3,10 +3,11 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { pino } from 'pino';
+import type { DestinationStream } from 'pino';
 import { readConfiguration } from '@exeunt/configuration';
 import { parseServerName, type ServerName } from '@exeunt/pdu';
 import { parseJson, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
+import { openLog } from '../../apps/gateway/src/process.js';
 import { startStandalone, type Standalone } from '../../apps/gateway/src/standalone.js';
 
 export interface LeaveServerOptions {
@@ -18,6 +19,8 @@ export interface LeaveServerOptions {
   readonly dataDirectory?: string;
   /** More environment. */
   readonly environment?: Readonly<Record<string, string>>;
+  /** Where its log goes; standard output unless told. */
+  readonly logTo?: DestinationStream;
 }
 
 /** An answer of the platform API. */
@@ -74,7 +77,7 @@ export async function startLeaveServer(options: LeaveServerOptions = {}): Promis
     ...(options.databaseUrl === undefined ? {} : { EXEUNT_DATABASE_URL: options.databaseUrl }),
     ...options.environment,
   });
-  const running = await startStandalone(configuration, pino({ level: configuration.logLevel }));
+  const running = await startStandalone(configuration, openLog(configuration, options.logTo));
   const name = parseServerName(configuration.serverName)!;
   const { platformUrl, federationUrl, token } = running;
 

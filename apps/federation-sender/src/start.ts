@@ -1,10 +1,12 @@
 import type { Logger } from 'pino';
 import type { Configuration } from '@exeunt/configuration';
 import {
+  admitPlatform,
   createListener,
   listen,
   openFoundation,
   platformToken,
+  PlatformTokenGuard,
   startSending,
 } from '../../gateway/src/for-federation-sender.js';
 import { SenderModule } from './sender.module.js';
@@ -28,13 +30,15 @@ export async function startSender(configuration: Configuration, log: Logger): Pr
     for (const close of closing.splice(0).reverse()) await close();
   };
   try {
-    const { discovery, metrics, readiness } = foundation;
+    const { discovery, metrics, readiness, tracing } = foundation;
     const sending = await startSending(configuration, foundation, log);
     closing.push(() => sending.stop());
     const app = await createListener({
       module: SenderModule.on({ sender: sending.sender, discovery, metrics, token, readiness }),
       maxBodyBytes,
+      admit: admitPlatform(new PlatformTokenGuard(token)),
       log,
+      tracing,
     });
     closing.push(() => app.close());
     return { url: await listen(app, configuration.sender, 'http'), stop };

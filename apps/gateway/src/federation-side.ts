@@ -1,3 +1,4 @@
+import type { Logger } from 'pino';
 import type { ServerName } from '@exeunt/pdu';
 import type { Ed25519, SigningKey } from '@exeunt/signing';
 import type { KeyRing, OwnKeys } from '@exeunt/key-ring';
@@ -43,6 +44,7 @@ export interface FederationSide {
   readonly receivedTransactions: ReceivedTransactions;
   readonly invitesUnderWay: InvitesUnderWay;
   readonly metrics: GatewayMetrics;
+  readonly log: Logger;
   /** Ms since the epoch. */
   readonly now: () => number;
   /** A fresh opaque part for the IDs of versions 1 and 2. */

@@ -8,7 +8,11 @@ export { createListener, type ListenerOptions } from './listeners.js';
 export { DestinationsController } from './operations/destinations.controller.js';
 export { GatewayMetrics } from './operations/metrics.js';
 export { OperationsController, READINESS, type Readiness } from './operations/operations.controller.js';
-export { PLATFORM_TOKEN, PlatformTokenGuard } from './platform-request/platform-token.guard.js';
+export {
+  admitPlatform,
+  PLATFORM_TOKEN,
+  PlatformTokenGuard,
+} from './platform-request/platform-token.guard.js';
 export { runApp } from './process.js';
 export { product } from './product.js';
 export { startSending } from './sending-side.js';

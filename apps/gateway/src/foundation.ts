@@ -16,11 +16,13 @@ import {
   KafkaMessageBus,
   type MessageBus,
 } from '@exeunt/message-bus';
-import { Sending1700000000003 } from '@exeunt/sending';
+import { sendingMigrations } from '@exeunt/sending';
 import { ServerDiscovery, systemSrvLookup } from '@exeunt/server-discovery';
+import { noTracing, openTracing, type Tracing } from '@exeunt/tracing';
 import { signingKeyText } from './data-directory.js';
 import { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
+import { product } from './product.js';
 import { ReceivedTransactions1700000000005 } from './receive-transaction/received-transactions.js';
 import { InvitesUnderWay1700000000006 } from './rooms/invites-under-way.js';
 
@@ -33,6 +35,7 @@ export interface Foundation {
   readonly client: FederationClient;
   readonly metrics: GatewayMetrics;
   readonly readiness: Readiness;
+  readonly tracing: Tracing;
   /** Hears of everything that went wrong and is tried again. */
   readonly onProblem: (what: string, cause: unknown) => void;
   close(): Promise<void>;
@@ -40,8 +43,13 @@ export interface Foundation {
 
 /** Opens the database, with the schema of all roles whichever comes first, and the bus. */
 export async function openFoundation(configuration: Configuration, log: Logger): Promise<Foundation> {
-  const { serverName, role, outgoing } = configuration;
+  const { serverName, role, outgoing, spanCollector } = configuration;
   const ownKeys = OwnKeys.parse(serverName, await signingKeyText(configuration.signingKeyFile));
+  const onProblem = (what: string, cause: unknown): void => log.warn({ err: cause }, what);
+  const tracing =
+    spanCollector === undefined
+      ? noTracing
+      : await openTracing({ ...spanCollector, serviceVersion: product.version, onProblem });
   const database = await openDatabase({
     ...(role.database.kind === 'postgres'
       ? { url: role.database.url }
@@ -50,7 +58,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       ...eventStoreMigrations,
       ServerKeys1700000000001,
       EmbeddedBus1700000000002,
-      Sending1700000000003,
+      ...sendingMigrations,
       Leaving1700000000004,
       ReceivedTransactions1700000000005,
       InvitesUnderWay1700000000006,
@@ -58,7 +66,6 @@ export async function openFoundation(configuration: Configuration, log: Logger):
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });
-  const onProblem = (what: string, cause: unknown): void => log.warn({ err: cause }, what);
   let bus: MessageBus;
   try {
     bus =
@@ -92,6 +99,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
     now: Date.now,
     options: { timeoutMs: outgoing.timeoutMs, ...trust },
     resolve: (server) => discovery.resolve(server),
+    tracing,
     onRefusedAddress,
     onOutcome: (outcome: RequestOutcome) => {
       metrics.outgoing(outcome);
@@ -106,11 +114,14 @@ export async function openFoundation(configuration: Configuration, log: Logger):
     client,
     metrics,
     readiness: { database: () => database.check(), bus: () => bus.check() },
+    tracing,
     onProblem,
     async close() {
       await bus.close();
       await client.close();
       await database.close();
+      // Last, for all of them have something to tell.
+      await tracing.close();
     },
   };
 }

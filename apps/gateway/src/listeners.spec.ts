@@ -3,6 +3,7 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { noTracing } from '@exeunt/tracing';
 import { createListener, maxFederationBodyBytes } from './listeners.js';
 
 @Controller('_matrix/test')
@@ -31,7 +32,7 @@ let fastify: FastifyInstance;
 beforeAll(async () => {
   const module: DynamicModule = { module: MeasuringModule, controllers: [MeasuringController] };
   const log = pino({ level: 'silent' });
-  app = await createListener({ module, maxBodyBytes: maxFederationBodyBytes, log });
+  app = await createListener({ module, maxBodyBytes: maxFederationBodyBytes, log, tracing: noTracing });
   fastify = app.getHttpAdapter().getInstance() as unknown as FastifyInstance;
 });
 afterAll(() => app?.close());

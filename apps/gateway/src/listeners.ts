@@ -4,9 +4,11 @@ import type { DynamicModule, LoggerService } from '@nestjs/common';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
+import { inSpan, SpanKind, type Tracing } from '@exeunt/tracing';
 import { MatrixError } from './matrix-error/matrix-error.js';
-import { MatrixErrorFilter } from './matrix-error/matrix-error.filter.js';
+import { logRefused, MatrixErrorFilter } from './matrix-error/matrix-error.filter.js';
 import { OneTextPipe } from './platform-request/one-text.pipe.js';
+import { beginTrace, endTrace, inTraceOf, traceHeader } from './request-trace.js';
 
 /** A transaction of 50 PDUs of 64 KiB and 100 EDUs, with room to spare. (HT-05) */
 export const maxFederationBodyBytes = 8 * 1024 * 1024;
@@ -22,8 +24,13 @@ export interface ListenerOptions {
   readonly maxBodyBytes: number;
   readonly tls?: { readonly key: string; readonly cert: string };
   readonly log: Logger;
-  /** Looks at the head of a request before its body is read; throws {@link MatrixError} to refuse it. */
-  readonly admit?: (request: FastifyRequest) => void;
+  /** Where the spans of requests go. */
+  readonly tracing: Tracing;
+  /**
+   * Looks at the head of a request before its body is read; throws {@link MatrixError} to refuse it. Gives whether it
+   * knows who asks, whose trace is then gone on with; where it is absent, nobody is known.
+   */
+  readonly admit?: (request: FastifyRequest) => boolean;
   /** Called between making the application and its start. */
   readonly prepare?: (app: NestFastifyApplication) => void;
 }
@@ -33,17 +40,32 @@ export interface ListenerOptions {
  * wrong is told as a Matrix error. Not yet listening.
  */
 export async function createListener(options: ListenerOptions): Promise<NestFastifyApplication> {
-  const { log, maxBodyBytes, tls } = options;
+  const { log, tracing, maxBodyBytes, tls } = options;
+  const admit = (request: FastifyRequest): boolean | MatrixError => {
+    try {
+      return options.admit?.(request) ?? false;
+    } catch (thrown) {
+      if (thrown instanceof MatrixError) return thrown;
+      throw thrown;
+    }
+  };
+  const refuse = (request: FastifyRequest, reply: FastifyReply, error: MatrixError): void => {
+    inTraceOf(request, () => logRefused(log, request, error));
+    void reply.status(error.status).send(error.body());
+  };
   const adapter = new FastifyAdapter({
     bodyLimit: maxBodyBytes,
     exposeHeadRoutes: false,
     requestTimeout: requestTimeoutMs,
     routerOptions: { maxParamLength: maxParameterLength, ignoreTrailingSlash: false },
-    frameworkErrors: (error: Error, _request: FastifyRequest, reply: FastifyReply) => {
-      const refused = new MatrixError(400, 'M_INVALID_PARAM', error.message, 'ID-11');
-      void reply.status(refused.status).send(refused.body());
+    // Of these no hook hears.
+    frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
+      beginTrace(tracing, request, reply, false);
+      refuse(request, reply, new MatrixError(400, 'M_INVALID_PARAM', error.message, 'ID-11'));
+      endTrace(request, reply);
     },
-    clientErrorHandler: answerUnreadable,
+    clientErrorHandler: (error: NodeJS.ErrnoException, socket: Socket) =>
+      answerUnreadable(error, socket, options),
     ...(tls === undefined ? {} : { https: { ...tls, minVersion: 'TLSv1.2' as const } }),
   });
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
@@ -51,13 +73,15 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
   // What a body calls itself changes nothing, not even where it is no media type at all. (HT-01)
   fastify.addHook('onRequest', (request, reply, done) => {
     delete request.raw.headers['content-type'];
-    try {
-      options.admit?.(request);
-    } catch (thrown) {
-      if (!(thrown instanceof MatrixError)) throw thrown;
-      void reply.status(thrown.status).send(thrown.body());
-      return;
-    }
+    const admitted = admit(request);
+    beginTrace(tracing, request, reply, admitted === true);
+    if (admitted instanceof MatrixError) refuse(request, reply, admitted);
+    else inTraceOf(request, done);
+  });
+  // A body comes by the socket, which belongs to no request.
+  fastify.addHook('preValidation', (request, _reply, done) => inTraceOf(request, done));
+  fastify.addHook('onResponse', (request, reply, done) => {
+    endTrace(request, reply);
     done();
   });
   fastify.removeAllContentTypeParsers();
@@ -77,7 +101,11 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
 }
 
 /** Answers what is no HTTP request, or one whose head is too long, in the form of every other error. (HT-04) */
-function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
+function answerUnreadable(
+  error: NodeJS.ErrnoException,
+  socket: Socket,
+  { log, tracing }: ListenerOptions,
+): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
     socket.destroy();
     return;
@@ -88,11 +116,18 @@ function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
       : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
         ? ['408 Request Timeout', new MatrixError(408, 'M_UNKNOWN', 'the request did not come in time')]
         : ['400 Bad Request', new MatrixError(400, 'M_UNKNOWN', 'this is no HTTP request')];
+  const span = tracing.begin('unreadable request', { kind: SpanKind.SERVER, parent: 'none' });
+  inSpan(span, () => log.info({ code: error.code, ...refused.body() }, 'request refused'));
+  span.end();
   const body = JSON.stringify(refused.body());
-  const head = `HTTP/1.1 ${status}\r\nContent-Type: application/json; charset=utf-8\r\n`;
-  socket.end(`${head}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`, () =>
-    socket.destroy(),
-  );
+  const head = [
+    `HTTP/1.1 ${status}`,
+    'Content-Type: application/json; charset=utf-8',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    `${traceHeader}: ${span.spanContext().traceId}`,
+    'Connection: close',
+  ];
+  socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
 }
 
 /** Learns the paths of all routes as they are made; gives whether a request target is one of them. */

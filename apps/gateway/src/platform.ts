@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Configuration } from '@exeunt/configuration';
 import { OneAtATime, type Database } from '@exeunt/database';
-import { TypeormEventStore } from '@exeunt/event-store';
+import { TypeormEventStore, type OutboxEntry } from '@exeunt/event-store';
 import { DatabaseServerKeyStore, KeyRing } from '@exeunt/key-ring';
 import {
   HandshakeRunner,
@@ -20,6 +20,7 @@ import { RoomStore } from '@exeunt/room-store';
 import { DestinationQueue, DestinationWakes, type FederationSender } from '@exeunt/sending';
 import type { ServerDiscovery } from '@exeunt/server-discovery';
 import { selectEd25519 } from '@exeunt/signing';
+import { traceIdIn, type Tracing } from '@exeunt/tracing';
 import type { FederationSide } from './federation-side.js';
 import { openFoundation, type Foundation } from './foundation.js';
 import { LeaveRoom, LeaveRoomHandler } from './leave-room/leave-room.command.js';
@@ -41,6 +42,7 @@ export interface Platform {
   readonly discovery: ServerDiscovery;
   readonly store: TypeormEventStore;
   readonly readiness: Readiness;
+  readonly tracing: Tracing;
   /** Ends in the reverse order: what was accepted is relayed and queued as far as it goes, nothing is dropped. */
   close(): Promise<void>;
 }
@@ -87,7 +89,7 @@ export async function startPlatform(configuration: Configuration, log: Logger): 
 
 async function startOn(foundation: Foundation, configuration: Configuration, log: Logger): Promise<Platform> {
   const { serverName, role, outgoing, backoff, handshakeDeadlineMs } = configuration;
-  const { database, bus, ownKeys, discovery, client, metrics, readiness, onProblem } = foundation;
+  const { database, bus, ownKeys, discovery, client, metrics, readiness, tracing, onProblem } = foundation;
   const keyRing = new KeyRing({
     fetchKeys: (server) => client.serverKeys(server),
     store: new DatabaseServerKeyStore(database),
@@ -96,7 +98,15 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     random: Math.random,
   });
   const store = new TypeormEventStore(database);
-  const relay = new OutboxRelay({ outbox: store, bus, onProblem, maxBatch: 250, paceMs: 20 });
+  const relay = new OutboxRelay({
+    outbox: store,
+    bus,
+    tracing,
+    onProblem,
+    onRelayed: (entries) => logRelayed(log, entries),
+    maxBatch: 250,
+    paceMs: 20,
+  });
   const randomId = (): string => randomBytes(18).toString('base64url');
   const leavingStore = new LeavingStore(database);
   const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, onProblem });
@@ -150,6 +160,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     rooms: new RoomStore(store, {
       isOnlyWriter: database.kind === 'pglite',
       onAppended: (roomId, domainEvents) => watchForReturns(roomId, domainEvents, metrics, log),
+      tracing,
     }),
     leaving: { store: leavingStore, runner: handshakes, deadlineMs: handshakeDeadlineMs },
     leaveAll: { store: leaveAllStore, runner: leaveAll },
@@ -157,6 +168,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     receivedTransactions: new ReceivedTransactions(database),
     invitesUnderWay: new InvitesUnderWay(database, Date.now),
     metrics,
+    log,
     now: Date.now,
     randomId,
     heardFrom: (server) => wakes.wake(server),
@@ -171,6 +183,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     discovery,
     store,
     readiness,
+    tracing,
     async close() {
       await handshakes.stop();
       await relaying.stop();
@@ -179,4 +192,19 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
       await foundation.close();
     },
   };
+}
+
+function logRelayed(log: Logger, entries: readonly OutboxEntry[]): void {
+  if (!log.isLevelEnabled('debug')) return;
+  for (const { roomId, domainEvent, destinations, traceparent } of entries) {
+    log.debug(
+      {
+        event_id: domainEvent.eventId,
+        room_id: roomId,
+        destinations: destinations.length,
+        trace_id: traceIdIn(traceparent),
+      },
+      'relayed',
+    );
+  }
 }

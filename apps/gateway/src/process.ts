@@ -1,6 +1,7 @@
-import { pino, type Logger } from 'pino';
+import { pino, type DestinationStream, type Logger } from 'pino';
 import pretty from 'pino-pretty';
 import { ConfigurationError, readConfiguration, type Configuration } from '@exeunt/configuration';
+import { traceOfLogLine } from '@exeunt/tracing';
 import { product } from './product.js';
 
 /** An app that listens. */
@@ -18,7 +19,7 @@ export async function runApp(
 ): Promise<void> {
   try {
     const configuration = readConfiguration(environment);
-    const log = logger(configuration);
+    const log = openLog(configuration);
     if (!configuration.outgoing.verifyTls) {
       log.warn(
         'EXEUNT_FEDERATION_VERIFY_TLS is false: anybody on the way can pretend to be any other server',
@@ -37,8 +38,15 @@ export async function runApp(
   }
 }
 
-function logger({ logLevel }: Configuration): Logger {
-  const options = { level: logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime };
+/** The log of an app: lines of JSON, for a person where a terminal shows them. Each names the trace it belongs to. */
+export function openLog({ logLevel }: Pick<Configuration, 'logLevel'>, to?: DestinationStream): Logger {
+  const options = {
+    level: logLevel,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    mixin: traceOfLogLine,
+  };
+  if (to !== undefined) return pino(options, to);
   return process.stdout.isTTY
     ? pino(options, pretty({ colorize: true, translateTime: 'HH:MM:ss', sync: true }))
     : pino(options);

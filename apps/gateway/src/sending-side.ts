@@ -1,6 +1,5 @@
 import type { Logger } from 'pino';
 import type { Configuration } from '@exeunt/configuration';
-import type { Database } from '@exeunt/database';
 import { FederationSender, OutboundPdusConsumer } from '@exeunt/sending';
 import type { Foundation } from './foundation.js';
 
@@ -14,10 +13,9 @@ export interface SendingSide {
 /** Starts to take from the bus and to send. */
 export async function startSending(
   { serverName, role, outgoing, backoff }: Configuration,
-  { database, bus, client, metrics, onProblem }: Foundation,
+  { database, bus, client, metrics, tracing, onProblem }: Foundation,
   log: Logger,
 ): Promise<SendingSide> {
-  metrics.countPendingPdus(() => pendingPdus(database));
   const sender = new FederationSender({
     database,
     serverName,
@@ -25,14 +23,22 @@ export async function startSending(
     isAlone: role.kind === 'standalone',
     bounds: backoff,
     attemptTimeoutMs: outgoing.timeoutMs + 5000,
-    onOutcome: ({ pduErrors, ...outcome }) => {
-      if (outcome.outcome === 'delivered') log.info(outcome, 'transaction delivered');
-      else log.warn(outcome, 'transaction not delivered');
-      for (const error of pduErrors)
-        log.warn({ destination: outcome.destination, ...error }, 'PDU not taken');
+    onOutcome: (attempt) => {
+      metrics.attempt(attempt);
+      const { pduErrors, traceIds, waits: _, ...outcome } = attempt;
+      // A transaction has at most 50 PDUs, and so that many traces.
+      const line = { ...outcome, trace_ids: [...new Set(traceIds.values())] };
+      if (outcome.outcome === 'delivered') log.info(line, 'transaction delivered');
+      else log.warn(line, 'transaction not delivered');
+      for (const error of pduErrors) {
+        const { destination } = outcome;
+        log.warn({ destination, ...error, trace_id: traceIds.get(error.eventId) }, 'PDU not taken');
+      }
     },
+    tracing,
     onProblem,
   });
+  metrics.readQueue(sender.queue);
   const consumer = new OutboundPdusConsumer({
     bus,
     queue: sender.queue,
@@ -49,9 +55,4 @@ export async function startSending(
       await sender.stop();
     },
   };
-}
-
-async function pendingPdus(database: Database): Promise<number> {
-  const [row] = await database.query<{ pending: string }>('SELECT count(*) AS pending FROM sender_queue');
-  return Number(row?.pending ?? 0);
 }

@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import { DocumentBuilder, SwaggerModule } from '@nestjs/swagger';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { Logger } from 'pino';
@@ -6,9 +7,10 @@ import { platformToken, selfSignedCertificate } from './data-directory.js';
 import { FederationModule } from './federation.module.js';
 import { createListener, maxFederationBodyBytes, maxPlatformBodyBytes } from './listeners.js';
 import { PlatformModule } from './platform.module.js';
-import { PlatformTokenGuard } from './platform-request/platform-token.guard.js';
+import { admitPlatform, PlatformTokenGuard } from './platform-request/platform-token.guard.js';
 import { startPlatform, type Platform } from './platform.js';
 import { product } from './product.js';
+import { traceHeader } from './request-trace.js';
 
 /** A gateway, listening; alone with its sender in this process, or one of several beside federation-senders. */
 export interface Standalone {
@@ -23,7 +25,7 @@ export interface Standalone {
 export async function startStandalone(configuration: Configuration, log: Logger): Promise<Standalone> {
   const token = configuration.platformToken ?? (await platformToken(configuration.dataDirectory));
   const platform = await startPlatform(configuration, log);
-  const { side, sender, discovery, readiness } = platform;
+  const { side, sender, discovery, readiness, tracing } = platform;
   const open: NestFastifyApplication[] = [];
   const stop = async (): Promise<void> => {
     for (const app of open.splice(0)) await app.close();
@@ -35,10 +37,10 @@ export async function startStandalone(configuration: Configuration, log: Logger)
       module: FederationModule.on(side),
       maxBodyBytes: maxFederationBodyBytes,
       log,
+      tracing,
       ...(tls === undefined ? {} : { tls }),
     });
     open.push(federation);
-    const tokenGuard = new PlatformTokenGuard(token);
     const internal = await createListener({
       module: PlatformModule.on({
         side,
@@ -49,10 +51,9 @@ export async function startStandalone(configuration: Configuration, log: Logger)
       }),
       maxBodyBytes: maxPlatformBodyBytes,
       // Half a gigabyte of a room is read for those alone who may hand one over.
-      admit: (request) => {
-        if (request.url.startsWith('/v1/') && !request.is404) tokenGuard.check(request);
-      },
+      admit: admitPlatform(new PlatformTokenGuard(token)),
       log,
+      tracing,
       prepare: describe,
     });
     open.push(internal);
@@ -95,13 +96,22 @@ export async function listen(
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${actual}`;
 }
 
-/** The OpenAPI document and its page at /docs. */
+/** The contract of the message bus, from the root of the sources as from that of the build. */
+const busDocs = fileURLToPath(new URL('../../../docs/bus/', import.meta.url));
+
+/** The OpenAPI document and its page at /docs; the bus at /asyncapi.yaml, with the schemas that it refers to. */
 function describe(app: NestFastifyApplication): void {
+  app.useStaticAssets({ root: busDocs, prefix: '/', wildcard: false, index: false });
   const document = new DocumentBuilder()
     .setTitle(`${product.name} platform API`)
-    .setDescription('Rooms, leaves and deliveries, for the services of the platform and its operators.')
+    .setDescription(
+      'Rooms, leaves and deliveries, for the services of the platform and its operators. ' +
+        `Every answer names its trace in ${traceHeader}, which the log lines of the request carry as trace_id; ` +
+        'a traceparent header (W3C Trace Context) is gone on with.',
+    )
     .setVersion(product.version)
     .addBearerAuth()
+    .setExternalDoc('The messages of the bus', '/asyncapi.yaml')
     .build();
   SwaggerModule.setup('docs', app, () => SwaggerModule.createDocument(app, document));
 }

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { styleText } from 'node:util';
 import { SingleBar } from 'cli-progress';
 import Table from 'cli-table3';
-import type { OperatorApi } from './operator-api.js';
+import { ApiError, type OperatorApi } from './operator-api.js';
 
 /** A room that is not over and done with. */
 interface OpenRoom {
@@ -96,7 +96,7 @@ async function newest(api: OperatorApi, path: string): Promise<Run | undefined> 
   try {
     return await api.call<Run>('GET', `${path}?limit=1`);
   } catch (cause) {
-    if (cause instanceof Error && cause.message.startsWith('404 ')) return undefined;
+    if (cause instanceof ApiError && cause.status === 404) return undefined;
     throw cause;
   }
 }

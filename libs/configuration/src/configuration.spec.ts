@@ -40,6 +40,63 @@ describe('the environment', () => {
     });
   });
 
+  const collector = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318' };
+  const ratio = { OTEL_TRACES_SAMPLER: 'parentbased_traceidratio' };
+  it.each<[string, Readonly<Record<string, string>>, object | undefined]>([
+    ['nobody, unless told', {}, undefined],
+    [
+      'the collector of everything',
+      collector,
+      { url: 'http://collector:4318/v1/traces', serviceName: 'exeunt', sampledRatio: 1 },
+    ],
+    [
+      'that below a path',
+      { OTEL_EXPORTER_OTLP_ENDPOINT: 'https://collector/otlp/' },
+      { url: 'https://collector/otlp/v1/traces' },
+    ],
+    [
+      'that of traces, as it is written',
+      { ...collector, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'https://traces/in' },
+      { url: 'https://traces/in' },
+    ],
+    [
+      'nobody, where other services are told how',
+      { OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc', OTEL_TRACES_SAMPLER: 'always_on' },
+      undefined,
+    ],
+    ['nobody, where it is switched off', { ...collector, OTEL_SDK_DISABLED: 'true' }, undefined],
+    ['nobody, where it is for other things', { ...collector, OTEL_TRACES_EXPORTER: 'none' }, undefined],
+    [
+      'a collector as a gateway',
+      { ...collector, ...database, ...brokers, EXEUNT_ROLE: 'gateway' },
+      { serviceName: 'exeunt-gateway' },
+    ],
+    [
+      'a collector as a sender',
+      { ...collector, ...database, ...brokers, EXEUNT_ROLE: 'federation-sender' },
+      { serviceName: 'exeunt-federation-sender' },
+    ],
+    [
+      'a collector under another name',
+      { ...collector, OTEL_SERVICE_NAME: 'leaving' },
+      { serviceName: 'leaving' },
+    ],
+    [
+      'a collector, a quarter of the traces',
+      { ...collector, ...ratio, OTEL_TRACES_SAMPLER_ARG: '0.25' },
+      { sampledRatio: 0.25 },
+    ],
+    [
+      'a collector, what others have begun alone',
+      { ...collector, OTEL_TRACES_SAMPLER: 'parentbased_always_off' },
+      { sampledRatio: 0 },
+    ],
+  ])('sends spans to %s', (_, environment, expected) => {
+    const { spanCollector } = readConfiguration(environment);
+    if (expected === undefined) expect(spanCollector).toBeUndefined();
+    else expect(spanCollector).toMatchObject(expected);
+  });
+
   const sasl = { EXEUNT_KAFKA_SASL_MECHANISM: 'plain' };
   const wrong: readonly [string, Readonly<Record<string, string>>][] = [
     ['EXEUNT_ROLE', { EXEUNT_ROLE: 'sender' }],
@@ -66,6 +123,15 @@ describe('the environment', () => {
     ['EXEUNT_FEDERATION_TIMEOUT_MS', { EXEUNT_FEDERATION_TIMEOUT_MS: '0' }],
     ['EXEUNT_SENDER_BACKOFF_MAX_MS', { EXEUNT_SENDER_BACKOFF_MAX_MS: '10' }],
     ['EXEUNT_LOG_LEVEL', { EXEUNT_LOG_LEVEL: 'loud' }],
+    ['OTEL_EXPORTER_OTLP_ENDPOINT', { OTEL_EXPORTER_OTLP_ENDPOINT: 'collector:4318' }],
+    ['OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', { OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'ftp://collector' }],
+    ['OTEL_EXPORTER_OTLP_PROTOCOL', { ...collector, OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' }],
+    ['OTEL_EXPORTER_OTLP_TRACES_PROTOCOL', { ...collector, OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: 'grpc' }],
+    ['OTEL_TRACES_EXPORTER', { ...collector, OTEL_TRACES_EXPORTER: 'zipkin' }],
+    ['OTEL_SDK_DISABLED', { ...collector, OTEL_SDK_DISABLED: 'maybe' }],
+    ['OTEL_TRACES_SAMPLER', { ...collector, OTEL_TRACES_SAMPLER: 'jaeger_remote' }],
+    ['OTEL_TRACES_SAMPLER_ARG', { ...collector, ...ratio, OTEL_TRACES_SAMPLER_ARG: '1.1' }],
+    ['OTEL_TRACES_SAMPLER_ARG', { ...collector, ...ratio, OTEL_TRACES_SAMPLER_ARG: 'half' }],
   ];
   it.each(wrong)('stops the start with one sentence that names %s', (name, environment) => {
     let thrown: unknown;

@@ -35,6 +35,15 @@ export interface KafkaLocation {
     | undefined;
 }
 
+/** The OpenTelemetry collector that spans go to. */
+export interface SpanCollector {
+  /** OTLP over HTTP is posted here, in JSON. */
+  readonly url: string;
+  readonly serviceName: string;
+  /** How many of the traces that begin here are recorded, from 0 to 1; others are as their parent says. */
+  readonly sampledRatio: number;
+}
+
 /** Where log and bus are that several processes share. */
 export interface SharedServices {
   readonly database: Extract<DatabaseLocation, { readonly kind: 'postgres' }>;
@@ -77,6 +86,8 @@ export interface Configuration {
   readonly handshakeDeadlineMs: number;
   readonly backoff: { readonly minMs: number; readonly maxMs: number };
   readonly logLevel: LogLevel;
+  /** Absent: no spans are recorded. */
+  readonly spanCollector: SpanCollector | undefined;
 }
 
 /** A variable has a value that can't be meant; the message is one sentence that names it. */
@@ -133,6 +144,7 @@ export function readConfiguration(environment: Environment): Configuration {
       ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
       'info',
     ),
+    spanCollector: spanCollector(environment),
   });
 }
 
@@ -179,13 +191,10 @@ function database(environment: Environment, dataDirectory: string): DatabaseLoca
   return { kind: 'postgres', url };
 }
 
+const roleKinds = ['standalone', 'gateway', 'federation-sender'] as const satisfies readonly Role['kind'][];
+
 function role(environment: Environment, dataDirectory: string): Role {
-  const kind = oneOf(
-    environment,
-    'EXEUNT_ROLE',
-    ['standalone', 'gateway', 'federation-sender'],
-    'standalone',
-  );
+  const kind = oneOf(environment, 'EXEUNT_ROLE', roleKinds, 'standalone');
   const location = database(environment, dataDirectory);
   const bus = kafka(environment);
   if (kind === 'standalone') return { kind, database: location, kafka: bus };
@@ -239,6 +248,68 @@ function kafkaSasl(environment: Environment): KafkaLocation['sasl'] {
     if (value === '') throw new ConfigurationError(`EXEUNT_KAFKA_SASL_MECHANISM=${mechanism} needs ${name}.`);
   }
   return { mechanism, username, password };
+}
+
+const serviceNames: Readonly<Record<Role['kind'], string>> = {
+  standalone: 'exeunt',
+  gateway: 'exeunt-gateway',
+  'federation-sender': 'exeunt-federation-sender',
+};
+
+/**
+ * The variables that OpenTelemetry names, so that what a cluster sets for all its services holds for this one. Those of
+ * how to reach the collector (headers, time-out, compression, certificates) are read by its own exporter.
+ */
+function spanCollector(environment: Environment): SpanCollector | undefined {
+  const base = endpoint(environment, 'OTEL_EXPORTER_OTLP_ENDPOINT');
+  const traces = endpoint(environment, 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT');
+  const url = traces ?? (base === undefined ? undefined : `${base.replace(/\/+$/, '')}/v1/traces`);
+  const isDisabled = flag(environment, 'OTEL_SDK_DISABLED', false);
+  // The rest may be meant for other services, where this one sends none.
+  if (url === undefined || isDisabled) return undefined;
+  if (oneOf(environment, 'OTEL_TRACES_EXPORTER', ['otlp', 'none'], 'otlp') === 'none') return undefined;
+  // What takes OTLP over HTTP takes it in JSON.
+  const protocols = ['http/json', 'http/protobuf'] as const;
+  for (const name of ['OTEL_EXPORTER_OTLP_PROTOCOL', 'OTEL_EXPORTER_OTLP_TRACES_PROTOCOL']) {
+    oneOf(environment, name, protocols, 'http/json');
+  }
+  const kind = oneOf(environment, 'EXEUNT_ROLE', roleKinds, 'standalone');
+  return {
+    url,
+    serviceName: text(environment, 'OTEL_SERVICE_NAME', serviceNames[kind]),
+    sampledRatio: ratioOfSampler(environment),
+  };
+}
+
+function endpoint(environment: Environment, name: string): string | undefined {
+  const value = text(environment, name, '');
+  if (value === '') return undefined;
+  if (!URL.canParse(value) || !['http:', 'https:'].includes(new URL(value).protocol)) {
+    throw new ConfigurationError(`${name} must be an http:// or https:// URL.`);
+  }
+  return value;
+}
+
+function ratioOfSampler(environment: Environment): number {
+  const sampler = oneOf(
+    environment,
+    'OTEL_TRACES_SAMPLER',
+    ['parentbased_always_on', 'parentbased_always_off', 'parentbased_traceidratio'],
+    'parentbased_always_on',
+  );
+  const argument = text(environment, 'OTEL_TRACES_SAMPLER_ARG', '1');
+  const ratio = /^(?:\d+(?:\.\d*)?|\.\d+)$/.test(argument) ? Number(argument) : Number.NaN;
+  switch (sampler) {
+    case 'parentbased_always_on':
+      return 1;
+    case 'parentbased_always_off':
+      return 0;
+    case 'parentbased_traceidratio':
+      if (ratio >= 0 && ratio <= 1) return ratio;
+      throw new ConfigurationError(`OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not ${argument}.`);
+    default:
+      return sampler satisfies never;
+  }
 }
 
 function networks(environment: Environment): readonly string[] {

@@ -44,9 +44,9 @@ const parts = {
       SELECT room_id, type, state_key, position, event_id ${from}`,
   },
   outbox: {
-    columns: { position: 'bigint', destinations: 'text' },
-    sql: (from: string) => `INSERT INTO outbox (room_id, position, destinations)
-      SELECT room_id, position, destinations ${from}`,
+    columns: { position: 'bigint', destinations: 'text', traceparent: 'text' },
+    sql: (from: string) => `INSERT INTO outbox (room_id, position, destinations, traceparent)
+      SELECT room_id, position, destinations, traceparent ${from}`,
   },
   placed: {
     columns: { event_id: 'text', position: 'bigint' },
@@ -93,7 +93,7 @@ export function* rowsOf(append: Append): Generator<AppendRows> {
       text = 0;
     }
     position += 1;
-    text += addDomainEvent(rows, position, domainEvent, destinations);
+    text += addDomainEvent(rows, position, domainEvent, destinations, append.traceparents);
   }
   if (destinations.size > 0) {
     throw new Error(
@@ -108,6 +108,7 @@ function addDomainEvent(
   position: number,
   domainEvent: DomainEvent,
   destinations: Map<string, readonly string[]>,
+  traceparents: Append['traceparents'],
 ): number {
   const { type, schemaVersion, eventId, payload, changes, pdu } = encodeDomainEvent(domainEvent);
   const cited = 'pdu' in domainEvent ? authEventIdsOfState(domainEvent.pdu) : undefined;
@@ -121,7 +122,9 @@ function addDomainEvent(
     pdu,
     cited === undefined ? null : arrayLiteral(cited.map(toStoredText)),
   ]);
-  if (domainEvent.type === 'PduAccepted') addAccepted(rows, position, domainEvent, destinations);
+  if (domainEvent.type === 'PduAccepted') {
+    addAccepted(rows, position, domainEvent, destinations, traceparents?.get(domainEvent.eventId) ?? null);
+  }
   if (domainEvent.type === 'SnapshotPlaced') {
     for (const extremity of new Set(domainEvent.forwardExtremities))
       rows.placed.push([toStoredText(extremity), position]);
@@ -134,13 +137,14 @@ function addAccepted(
   position: number,
   accepted: PduAccepted,
   destinations: Map<string, readonly string[]>,
+  traceparent: string | null,
 ): void {
   for (const change of accepted.changes) {
     const eventId = change.eventId === null ? null : toStoredText(change.eventId);
     rows.state.push([toStoredText(change.type), toStoredText(change.stateKey), position, eventId]);
   }
   if (accepted.place !== 'graph') return;
-  rows.outbox.push([position, JSON.stringify(destinations.get(accepted.eventId) ?? [])]);
+  rows.outbox.push([position, JSON.stringify(destinations.get(accepted.eventId) ?? []), traceparent]);
   destinations.delete(accepted.eventId);
 }
 

@@ -20,6 +20,8 @@ export interface Append {
   /** Changed resident servers with their new count of joined members; 0 takes the row away. */
   readonly residents: readonly (readonly [ServerName, number])[];
   readonly broadcasts: readonly Broadcast[];
+  /** Of PDUs that are put into the graph: the W3C `traceparent` of the request that each came by, where it has one. */
+  readonly traceparents?: ReadonlyMap<EventId, string>;
 }
 
 /**

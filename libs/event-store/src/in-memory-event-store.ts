@@ -51,6 +51,7 @@ export class InMemoryEventStore implements EventStore, Outbox {
         hasOutbox = true;
         const id = String((this.#lastOutboxId += 1));
         const to = destinations.get(domainEvent.eventId) ?? [];
+        const traceparent = append.traceparents?.get(domainEvent.eventId);
         this.#outbox.set(id, {
           id,
           roomId,
@@ -58,6 +59,7 @@ export class InMemoryEventStore implements EventStore, Outbox {
           position,
           domainEvent,
           destinations: to,
+          ...(traceparent === undefined ? {} : { traceparent }),
         });
       }
     }

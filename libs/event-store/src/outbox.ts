@@ -11,6 +11,8 @@ export interface OutboxEntry {
   readonly domainEvent: PduAccepted;
   /** The servers that the PDU must be sent to; empty where nobody else has to hear of it. */
   readonly destinations: readonly ServerName[];
+  /** Of the request that made it accepted, as W3C writes it; absent where that was not traced. */
+  readonly traceparent?: string;
 }
 
 /**

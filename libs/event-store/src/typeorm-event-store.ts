@@ -6,13 +6,14 @@ import { appendStatement, rowsOf, type AppendRows } from './append-statement.js'
 import { decodeDomainEvent } from './codec.js';
 import type { Append, EventStore, LoggedEvent } from './event-store.js';
 import { factsStatement, readFacts } from './facts-statement.js';
+import { OutboxTraceparent1767225600020 } from './migrations/outbox-traceparent.js';
 import { RoomLog1767225600000 } from './migrations/room-log.js';
 import type { Outbox, OutboxEntry } from './outbox.js';
 import { HeaderWriter, readHeader } from './stored-header.js';
 import { fromStoredText, toStoredText } from './stored-text.js';
 
 /** What the database must have been migrated with. */
-export const eventStoreMigrations = [RoomLog1767225600000] as const;
+export const eventStoreMigrations = [RoomLog1767225600000, OutboxTraceparent1767225600020] as const;
 
 type HeaderRow = readonly [header: string, extremities: string | null];
 type LogRow = readonly [
@@ -23,6 +24,13 @@ type LogRow = readonly [
   payload: string,
   changes: string | null,
   pdu: string | null,
+];
+type OutboxColumns = readonly [
+  roomId: string,
+  roomVersion: string,
+  xid: string,
+  destinations: string,
+  traceparent: string | null,
 ];
 // Look-ups of several rows here and in facts-statement.ts are LATERAL with a LIMIT or an OFFSET 0, which the planner
 // doesn't take apart: an index look-up a row. As a join, a plan that was made while the tables were small read a room's
@@ -176,11 +184,12 @@ export class TypeormEventStore implements EventStore, Outbox {
   /** A transaction with an older ID that is open anywhere in the server holds back what came after it. */
   async take(limit: number): Promise<readonly OutboxEntry[]> {
     await this.#adoptOutbox();
-    const rows = await this.#rows<readonly [...LogRow, string, string, string, string]>({
+    const rows = await this.#rows<readonly [...LogRow, ...OutboxColumns]>({
       name: 'outbox-take',
       // Transaction IDs are given out after the room's row was found at the expected position, so a room's later
       // append has a higher one. Below the oldest that is under way, nothing new can turn up any more.
-      text: `SELECT ${logColumns('logged')}, oldest.room_id, rooms.room_version, oldest.xid, oldest.destinations
+      text: `SELECT ${logColumns('logged')},
+          oldest.room_id, rooms.room_version, oldest.xid, oldest.destinations, oldest.traceparent
         FROM (
           SELECT * FROM outbox WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid, position LIMIT $1
         ) AS oldest
@@ -192,12 +201,7 @@ export class TypeormEventStore implements EventStore, Outbox {
     });
     return rows.map((row) => {
       const logged = row.slice(0, 7) as unknown as LogRow;
-      const [roomId, roomVersion, xid, destinations] = row.slice(7) as unknown as [
-        string,
-        string,
-        string,
-        string,
-      ];
+      const [roomId, roomVersion, xid, destinations, traceparent] = row.slice(7) as unknown as OutboxColumns;
       return {
         id: xid,
         roomId: fromStoredText(roomId) as RoomId,
@@ -205,6 +209,7 @@ export class TypeormEventStore implements EventStore, Outbox {
         position: Number(logged[0]),
         domainEvent: readDomainEvent(logged) as PduAccepted,
         destinations: JSON.parse(destinations) as ServerName[],
+        ...(traceparent === null ? {} : { traceparent }),
       };
     });
   }

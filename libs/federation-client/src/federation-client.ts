@@ -1,6 +1,7 @@
 import { encodeCanonicalJson, isJsonObject, parseJsonBytes, signRequest } from '@exeunt/signing';
 import type { JsonObject, JsonValue, SigningKey } from '@exeunt/signing';
 import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
+import { inSpan, noTracing, SpanKind, SpanStatusCode, type Tracing } from '@exeunt/tracing';
 import { resolveWithoutLookups, type Resolution, type Target } from '@exeunt/server-discovery';
 import { LRUCache } from 'lru-cache';
 import type { Dispatcher } from 'undici';
@@ -81,6 +82,8 @@ export interface FederationClientDependencies {
   readonly lookup?: AddressLookup;
   /** Told of each request when it has ended. Must not throw. */
   readonly onOutcome?: (outcome: RequestOutcome) => void;
+  /** Where the span of each request goes; nowhere unless told. Other servers are not told of traces. */
+  readonly tracing?: Tracing;
   /**
    * Told of each address that was not dialled, also where the request went to another address or target and its
    * outcome says nothing of it. Must not throw. (DS-07)
@@ -292,16 +295,31 @@ export class FederationClient {
     call: CallOptions,
   ): Promise<FederationResult> {
     if (this.#isClosed) throw new Error('the federation client is closed');
-    const startedAt = performance.now();
-    const result = await this.#bounded(server, request, call);
-    this.#dependencies.onOutcome?.({
-      endpoint: request.endpoint,
-      server,
-      outcome: result.ok ? 'ok' : result.kind,
-      ...(result.status === undefined ? {} : { status: result.status }),
-      durationMs: performance.now() - startedAt,
+    const { tracing = noTracing, onOutcome } = this.#dependencies;
+    const { endpoint, method } = request;
+    const span = tracing.begin(`${method} ${endpoint}`, {
+      kind: SpanKind.CLIENT,
+      attributes: { 'http.request.method': method, 'matrix.endpoint': endpoint, 'server.address': server },
     });
-    return result;
+    const startedAt = performance.now();
+    return inSpan(span, async () => {
+      try {
+        const result = await this.#bounded(server, request, call);
+        const outcome = result.ok ? 'ok' : result.kind;
+        if (result.status !== undefined) span.setAttribute('http.response.status_code', result.status);
+        if (!result.ok) span.setAttribute('error.type', outcome).setStatus({ code: SpanStatusCode.ERROR });
+        onOutcome?.({
+          endpoint,
+          server,
+          outcome,
+          ...(result.status === undefined ? {} : { status: result.status }),
+          durationMs: performance.now() - startedAt,
+        });
+        return result;
+      } finally {
+        span.end();
+      }
+    });
   }
 
   /** Gives the request its time. The answer to one that is out of time is not waited for. */

@@ -17,7 +17,8 @@ export type Upcasters = Readonly<Record<LeavingEvent['type'], readonly Upcaster[
 
 /**
  * Every form a domain event ever had, by the way it took since. Whoever changes the stored form of one adds the
- * function that makes the new form of the old, and never edits one that is here.
+ * function that makes the new form of the old, and never edits one that is here. A field that may be absent, and that
+ * earlier releases may pass over, needs none.
  */
 export const upcasters: Upcasters = {
   InviteReceived: [],

@@ -91,6 +91,8 @@ export interface RequestLeave {
   readonly via: readonly ServerName[];
   readonly ourName: ServerName;
   readonly now: number;
+  /** Of the request, where it is traced. */
+  readonly traceparent?: string | undefined;
 }
 
 /**
@@ -269,7 +271,7 @@ export function nextStep(leave: Leave | undefined, now: number): NextStep {
 }
 
 function begin(
-  wish: { readonly leaveId: string; readonly reason: string | undefined; readonly now: number },
+  wish: Pick<RequestLeave, 'leaveId' | 'reason' | 'now' | 'traceparent'>,
   candidates: readonly ServerName[],
   roomVersions: readonly string[],
 ): LeaveHandshakeStarted {
@@ -279,6 +281,7 @@ function begin(
     ...(wish.reason === undefined ? {} : { reason: wish.reason }),
     candidates,
     roomVersions,
+    ...(wish.traceparent === undefined ? {} : { traceparent: wish.traceparent }),
     at: wish.now,
   };
 }

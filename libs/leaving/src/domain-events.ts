@@ -45,6 +45,8 @@ export interface LeaveHandshakeStarted {
   readonly candidates: readonly ServerName[];
   /** What a template may say its room version is; empty where we don't know. (LV-05) */
   readonly roomVersions: readonly string[];
+  /** Of the request that wished it, as W3C writes it; absent where that was not traced, and before there were traces. */
+  readonly traceparent?: string;
   readonly at: number;
 }
 

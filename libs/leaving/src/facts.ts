@@ -23,6 +23,7 @@ export function isFactForTheBus(event: LeavingEvent): event is Fact {
 
 /** The message of a fact; the same fact gives the same message, `ce_id` included. */
 export function messageOf(key: LeavingKey, position: number, fact: Fact): BusMessage {
+  const traceparent = fact.type === 'LeaveHandshakeStarted' ? fact.traceparent : undefined;
   const subject = 'leaveId' in fact ? fact.leaveId : fact.eventId;
   return {
     topic: ROOM_EVENTS_TOPIC,
@@ -34,6 +35,7 @@ export function messageOf(key: LeavingKey, position: number, fact: Fact): BusMes
       ce_type: types[fact.type],
       ce_subject: subject,
       ce_time: new Date(fact.at).toISOString(),
+      ...(traceparent === undefined ? {} : { ce_traceparent: traceparent }),
       'content-type': 'application/json',
     },
     value: stringifyJson({ room_id: key.roomId, user_id: key.userId, ...valueOf(fact) }),

@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { openDatabase, type Database } from '@exeunt/database';
 import { InMemoryMessageBus } from '@exeunt/message-bus';
 import type { ServerName } from '@exeunt/pdu';
+import { currentTraceparent } from '@exeunt/tracing';
 import {
   http,
   lastEvent,
@@ -16,6 +17,7 @@ import {
 } from '../../../test/leaving-scripted.js';
 import type { LeaveClient } from './handshake-runner.js';
 import { Leaving1700000000004 } from './leaving.migration.js';
+import { isFactForTheBus, messageOf } from './facts.js';
 import { LeavingFactsRelay } from './facts-relay.js';
 import type { LeavingStore } from './leaving-store.js';
 import { cancelLeave, retryLeave } from './decide.js';
@@ -228,6 +230,51 @@ describe('a process that is killed', () => {
     await new Promise((resolve) => setImmediate(resolve));
     await beside.stop();
     expect(stage.residents.asked).toHaveLength(1);
+  });
+});
+
+describe('the trace of the request that wished the leave', () => {
+  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+
+  it('is the one of all requests for it, also of the process that takes over, and is told to the bus', async () => {
+    stage = onStage(database);
+    const traces: (string | undefined)[] = [];
+    stage.residents.onMakeLeave = (server, key) => {
+      // What another test has left unfinished is taken up as well.
+      if (key.roomId !== stage.key.roomId) return unreachable;
+      traces.push(currentTraceparent());
+      return server === x ? http(500) : template(key);
+    };
+    stage.residents.onSendLeave = () => {
+      traces.push(currentTraceparent());
+      return traces.length === 3 ? timedOut : taken;
+    };
+    await stage.invite([x, y]);
+    await stage.leave(undefined, traceparent);
+    const failed = await lastEvent(stage, 'RoundFailed');
+    await stage.runner.stop();
+    const next = stage.another({});
+    next.start();
+    if (failed.type === 'RoundFailed') stage.clock.advance(failed.nextAttemptAt - stage.clock.now());
+    await lastEvent(stage, 'LeaveCompleted');
+    await next.stop();
+    expect(traces).toEqual(Array(4).fill(traceparent));
+    const started = (await stage.events()).find(({ type }) => type === 'LeaveHandshakeStarted')!;
+    if (!isFactForTheBus(started)) throw new Error('the bus is not told of it');
+    expect(messageOf(stage.key, 2, started).headers).toMatchObject({ ce_traceparent: traceparent });
+  });
+
+  it('is none where there was none', async () => {
+    stage = onStage(database);
+    const traces: (string | undefined)[] = [];
+    stage.residents.onMakeLeave = (_, key) => {
+      if (key.roomId === stage.key.roomId) traces.push(currentTraceparent());
+      return template(key);
+    };
+    await stage.invite([x]);
+    await stage.leave();
+    await lastEvent(stage, 'LeaveCompleted');
+    expect(traces).toEqual([undefined]);
   });
 });
 

@@ -9,6 +9,7 @@ import {
 import { Alarm, systemClock, type Clock } from '@exeunt/message-bus';
 import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
 import type { JsonObject, SigningKey } from '@exeunt/signing';
+import { inSpan, noTracing, parseTraceparent } from '@exeunt/tracing';
 import { abandonSigned, finishRound, nextStep, noteOutcome, type HandshakeOutcome } from './decide.js';
 import type { LeavingKey } from './domain-events.js';
 import type { Leave, SignedLeave } from './leaving.js';
@@ -208,10 +209,10 @@ export class HandshakeRunner {
         if (leave === undefined || next.step === 'nothing') return;
         switch (next.step) {
           case 'ask':
-            await this.#ask(key, leave, next.servers);
+            await inTraceOf(leave, () => this.#ask(key, leave, next.servers));
             break;
           case 'send':
-            await this.#send(key, leave, leave.signed!, next.servers[0]!);
+            await inTraceOf(leave, () => this.#send(key, leave, leave.signed!, next.servers[0]!));
             break;
           case 'abandon-signed':
             await store.execute(key, (state) => abandonSigned(state, leave.leaveId, this.#clock.now()));
@@ -336,6 +337,12 @@ export class HandshakeRunner {
       return { ok: false, kind: 'unreachable', error: `could not ask: ${String(cause)}`, retry: 'later' };
     }
   }
+}
+
+/** The requests of a handshake belong to the one that wished it, also after a restart. */
+function inTraceOf<T>({ traceparent }: Leave, work: () => T): T {
+  const parent = parseTraceparent(traceparent);
+  return parent === undefined ? work() : inSpan(noTracing.begin('leave', { parent }), work);
 }
 
 function outcomeOf(

@@ -29,6 +29,8 @@ export interface Leave {
   readonly reason: string | undefined;
   readonly candidates: readonly ServerName[];
   readonly roomVersions: readonly string[];
+  /** Of the request that wished it: what is done for the leave belongs to that trace, however much later. */
+  readonly traceparent: string | undefined;
   readonly startedAt: number;
   readonly status: LeaveStatus;
   readonly signed: SignedLeave | undefined;
@@ -80,6 +82,7 @@ export function evolve(state: Leaving, event: LeavingEvent): Leaving {
           reason: event.reason,
           candidates: event.candidates,
           roomVersions: event.roomVersions,
+          traceparent: event.traceparent,
           startedAt: event.at,
           status: { kind: 'retrying', nextAttemptAt: event.at },
           signed: undefined,

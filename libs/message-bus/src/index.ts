@@ -5,7 +5,7 @@ export * from './embedded-message-bus.js';
 export * from './in-memory-message-bus.js';
 export { type KafkaConnection, type OnProblem } from './kafka-client.js';
 export * from './kafka-message-bus.js';
-export { KAFKA_PARTITIONS, PartitionCountMismatch } from './kafka-topics.js';
+export { KAFKA_PARTITIONS, KAFKA_RETENTION_MS, PartitionCountMismatch } from './kafka-topics.js';
 export * from './log-message-bus.js';
 export * from './message-bus.js';
 export * from './message-log.js';

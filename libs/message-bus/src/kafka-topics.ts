@@ -16,7 +16,7 @@ export const KAFKA_PARTITIONS: Readonly<Record<string, number>> = {
 };
 
 /** How long a topic that we create keeps its messages, read or not: 30 days. */
-const RETENTION_MS = 30 * 24 * 3_600_000;
+export const KAFKA_RETENTION_MS = 30 * 24 * 3_600_000;
 const MOST_REPLICAS = 3;
 
 /** A topic stands on the cluster with another number of partitions than is configured. */
@@ -48,7 +48,7 @@ export async function ensureTopics(
         numPartitions,
         replicationFactor: replicas,
         configEntries: [
-          { name: 'retention.ms', value: `${RETENTION_MS}` },
+          { name: 'retention.ms', value: `${KAFKA_RETENTION_MS}` },
           { name: 'min.insync.replicas', value: `${Math.max(1, replicas - 1)}` },
         ],
       })),

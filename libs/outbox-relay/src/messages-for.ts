@@ -22,10 +22,11 @@ const MAX_DESTINATIONS = 2_000;
  * than 2,000 destinations of one bucket are spread over several messages.
  *
  * The same entry gives the same messages, `ce_id` included, so that a repeat can be recognised. `ce_time` is when the
- * PDU was decided on.
+ * PDU was decided on, and `ce_traceparent` names the request that brought it, where that was traced (CloudEvents,
+ * Distributed Tracing extension: the trace that a transmission began with, whatever hops come after).
  */
 export function messagesFor(entry: OutboxEntry, partitionsOf: (topic: string) => number): BusMessage[] {
-  const { roomId, roomVersion, position, domainEvent, destinations } = entry;
+  const { roomId, roomVersion, position, domainEvent, destinations, traceparent } = entry;
   const id = `${roomId}/${position}`;
   const headers = (type: string, ceId: string) => ({
     ce_specversion: '1.0',
@@ -34,6 +35,7 @@ export function messagesFor(entry: OutboxEntry, partitionsOf: (topic: string) =>
     ce_type: type,
     ce_subject: domainEvent.eventId,
     ce_time: new Date(domainEvent.decidedAt).toISOString(),
+    ...(traceparent === undefined ? {} : { ce_traceparent: traceparent }),
     'content-type': 'application/json',
   });
   const about = {

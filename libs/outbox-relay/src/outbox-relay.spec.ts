@@ -104,6 +104,15 @@ describe('the messages for an accepted PDU', () => {
     expect(messages.flatMap((message) => valueOf(message).destinations)).toEqual(long);
   });
 
+  it('all name the trace of the request that brought it, and none where it was not traced', () => {
+    const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+    const headersOf = (one: OutboxEntry) => messagesFor(one, () => 4).map(({ headers }) => headers);
+    const traced = headersOf({ ...entry(7, names(50)), traceparent });
+    expect(traced.map((headers) => headers['ce_traceparent'])).toEqual(Array(5).fill(traceparent));
+    for (const headers of headersOf(entry(7, names(50))))
+      expect(headers).not.toHaveProperty('ce_traceparent');
+  });
+
   it('are the same for the same entry, and each has an ID of its own', () => {
     const first = messagesFor(entry(7, names(5_000)), () => 2);
     expect(messagesFor(entry(7, names(5_000)), () => 2)).toEqual(first);

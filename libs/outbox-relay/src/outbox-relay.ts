@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
-import type { Outbox } from '@exeunt/event-store';
+import type { Outbox, OutboxEntry } from '@exeunt/event-store';
 import { Alarm, systemClock, type Clock, type MessageBus } from '@exeunt/message-bus';
+import { noTracing, parseTraceparent, SpanKind, SpanStatusCode, type Tracing } from '@exeunt/tracing';
 import { messagesFor } from './messages-for.js';
 
 export interface OutboxRelayOptions {
@@ -22,7 +23,9 @@ export interface OutboxRelayOptions {
   /** At least 0, less than 1; jitters the pauses. */
   readonly random?: () => number;
   /** Told of a batch that is in the bus. */
-  readonly onRelayed?: (entries: number, messages: number) => void;
+  readonly onRelayed?: (entries: readonly OutboxEntry[]) => void;
+  /** Where the span of each batch goes, with a link to each entry's trace; nowhere by default. */
+  readonly tracing?: Tracing;
   /** Told of everything that went wrong and is tried again. */
   readonly onProblem?: (what: string, cause: unknown) => void;
 }
@@ -96,13 +99,25 @@ export class OutboxRelay {
   }
 
   async #relay(maxBatch: number): Promise<number> {
-    const { outbox, bus } = this.#options;
+    const { outbox, bus, tracing = noTracing } = this.#options;
     const entries = await outbox.take(maxBatch);
     if (entries.length === 0) return 0;
-    const messages = entries.flatMap((entry) => messagesFor(entry, (topic) => bus.partitions(topic)));
-    await bus.publish(messages);
-    await outbox.done(entries);
-    this.#options.onRelayed?.(entries.length, messages.length);
+    const span = tracing.begin('relay outbox', {
+      kind: SpanKind.PRODUCER,
+      links: entries.flatMap(({ traceparent }) => parseTraceparent(traceparent) ?? []),
+      attributes: { 'messaging.batch.message_count': entries.length },
+    });
+    try {
+      const messages = entries.flatMap((entry) => messagesFor(entry, (topic) => bus.partitions(topic)));
+      await bus.publish(messages);
+      await outbox.done(entries);
+    } catch (cause) {
+      span.setStatus({ code: SpanStatusCode.ERROR });
+      throw cause;
+    } finally {
+      span.end();
+    }
+    this.#options.onRelayed?.(entries);
     return entries.length;
   }
 }

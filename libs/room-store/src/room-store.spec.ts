@@ -11,6 +11,7 @@ import {
 } from '@exeunt/pdu';
 import { InMemoryEventStore, type Append, type EventStore } from '@exeunt/event-store';
 import { acceptPdu, draftEvent, evolve, initialRoom, type DomainEvent, type Room } from '@exeunt/room';
+import { inSpan, noTracing, traceparentOf } from '@exeunt/tracing';
 import { paperServer, RoomBuilder } from '../../../test/harness/room-builder.js';
 import { RoomContended, RoomStore, type Command } from './room-store.js';
 
@@ -140,6 +141,28 @@ describe('commands of one room that come while another is being made durable', (
     expect(store.appends.flatMap(({ domainEvents }) => domainEvents)).toHaveLength(10);
     expect((await store.header(roomId))!.memberCounts).toMatchObject({ join: 1, leave: 10 });
     expect((await replayed(here)).header()).toEqual(await store.header(roomId));
+  });
+
+  it('leave each PDU with the trace of the request that it came by, and none where there was none', async () => {
+    const { store, rooms, roomId, leaves } = await scene();
+    await rooms.execute(roomId, accepting(leaves[0]!));
+    const { reached, letGo } = store.hold();
+    const untraced = rooms.execute(roomId, accepting(leaves[1]!));
+    await reached;
+    const spans = leaves.slice(2).map(() => noTracing.begin('a request'));
+    const traced = leaves
+      .slice(2)
+      .map((leave, at) => inSpan(spans[at]!, () => rooms.execute(roomId, accepting(leave))));
+    letGo();
+    await Promise.all([untraced, ...traced]);
+    const traces = new Map((await store.take(100)).map((one) => [one.domainEvent.eventId, one.traceparent]));
+    expect(leaves.map(({ eventId }) => traces.get(eventId))).toEqual([
+      undefined,
+      undefined,
+      ...spans.map((span) => traceparentOf(span.spanContext())),
+    ]);
+    // They were one append nevertheless.
+    expect(Math.max(...store.appends.map(({ domainEvents }) => domainEvents.length))).toBeGreaterThan(1);
   });
 
   it('are no more in one append than allowed', async () => {

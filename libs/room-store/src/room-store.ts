@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache';
-import { parseUserId, serverNameOf, type RoomId, type ServerName } from '@exeunt/pdu';
+import { parseUserId, serverNameOf, type EventId, type RoomId, type ServerName } from '@exeunt/pdu';
 import type { Append, EventStore } from '@exeunt/event-store';
 import {
   deciding,
@@ -13,6 +13,7 @@ import {
   type DomainEvent,
   type FactsNeeded,
 } from '@exeunt/room';
+import { currentSpan, noTracing, traceparentOf, type Span, type Tracing } from '@exeunt/tracing';
 
 /** A command on one room: pure, and may be run again on a newer room. */
 export type Command = (room: Room) => Decision;
@@ -35,6 +36,8 @@ export interface RoomStoreOptions {
   readonly isOnlyWriter?: boolean;
   /** Told of what became durable, before those who asked for it are. It must not throw. */
   readonly onAppended?: (roomId: RoomId, domainEvents: readonly DomainEvent[]) => void;
+  /** Where the spans of commands go; nowhere by default. */
+  readonly tracing?: Tracing;
 }
 
 /** The room was changed by others again and again while a decision was being made on it; trying later may do. */
@@ -50,11 +53,13 @@ interface Waiting<Result> {
 type Answer = () => void;
 
 interface WaitingCommand extends Waiting<Decision> {
+  readonly traceparent: string | undefined;
   readonly resolve: (outcome: Outcome) => void;
 }
 
 interface WaitingSteps {
   readonly steps: readonly Command[];
+  readonly traceparent: string | undefined;
   readonly resolve: (outcomes: readonly Decision[]) => void;
   readonly fail: (cause: unknown) => void;
 }
@@ -74,6 +79,8 @@ interface Work {
   /** Facts of the log that are decided on and not yet durable. */
   domainEvents: DomainEvent[];
   broadcasts: Broadcast[];
+  /** Of PDUs among those facts: the request that each came by. */
+  traceparents: Map<EventId, string>;
   /** Given as soon as all of that is durable. */
   answers: Answer[];
 }
@@ -98,6 +105,7 @@ export class RoomStore {
   readonly #maxBatch: number;
   readonly #isOnlyWriter: boolean;
   readonly #onAppended: NonNullable<RoomStoreOptions['onAppended']>;
+  readonly #tracing: Tracing;
 
   constructor(
     readonly store: EventStore,
@@ -107,6 +115,7 @@ export class RoomStore {
     this.#maxBatch = options.maxBatch ?? 64;
     this.#isOnlyWriter = options.isOnlyWriter ?? false;
     this.#onAppended = options.onAppended ?? (() => {});
+    this.#tracing = options.tracing ?? noTracing;
   }
 
   /**
@@ -133,10 +142,22 @@ export class RoomStore {
   /**
    * Runs a command and makes what it decides durable; then, and never before, gives the outcome. Rejects with what
    * the command throws, or with the store's error: then it may be durable all the same, so it is to be repeated.
+   *
+   * PDUs that it accepts carry the trace of the caller's current span from here to the servers that get them.
    */
   execute(roomId: RoomId, decide: Command): Promise<Outcome> {
-    return new Promise((resolve, fail) => {
-      this.#enqueue(roomId, (queue) => queue.commands.push({ run: decide, resolve, fail }));
+    return this.#traced('room command', roomId, async (span) => {
+      const outcome = await new Promise<Outcome>((resolve, fail) => {
+        const traceparent = traceparentIn(span);
+        this.#enqueue(roomId, (queue) => queue.commands.push({ run: decide, traceparent, resolve, fail }));
+      });
+      const accepted = outcome.domainEvents.find((domainEvent) => domainEvent.type === 'PduAccepted');
+      span?.setAttributes({
+        'exeunt.position': outcome.position,
+        ...(accepted === undefined ? {} : { 'matrix.event_id': accepted.eventId }),
+        ...(outcome.refusal === undefined ? {} : { 'exeunt.rule': outcome.refusal.rule }),
+      });
+      return outcome;
     });
   }
 
@@ -147,9 +168,25 @@ export class RoomStore {
    * existing room each must be one that may be repeated.
    */
   executeAll(roomId: RoomId, steps: readonly Command[]): Promise<readonly Decision[]> {
-    return new Promise((resolve, fail) => {
-      this.#enqueue(roomId, (queue) => queue.stepped.push({ steps, resolve, fail }));
+    return this.#traced('room commands', roomId, (span) => {
+      return new Promise((resolve, fail) => {
+        const traceparent = traceparentIn(span);
+        this.#enqueue(roomId, (queue) => queue.stepped.push({ steps, traceparent, resolve, fail }));
+      });
     });
+  }
+
+  /** A span of its own for what is done on behalf of another; without one there is no trace to go on with. */
+  async #traced<T>(name: string, roomId: RoomId, work: (span: Span | undefined) => Promise<T>): Promise<T> {
+    const span =
+      currentSpan() === undefined
+        ? undefined
+        : this.#tracing.begin(name, { attributes: { 'matrix.room_id': roomId } });
+    try {
+      return await work(span);
+    } finally {
+      span?.end();
+    }
   }
 
   #enqueue(roomId: RoomId, add: (queue: Queue) => void): void {
@@ -212,7 +249,7 @@ export class RoomStore {
     const all = [...commands];
     for (const [at, command] of all.entries()) {
       const later = all.slice(at + 1).map(({ run }) => run);
-      const ran = await this.#runAndEvolve(work, command.run, later);
+      const ran = await this.#runAndEvolve(work, command.run, command.traceparent, later);
       const { position } = work.room;
       work.answers.push(() => {
         commands.splice(commands.indexOf(command), 1);
@@ -225,11 +262,11 @@ export class RoomStore {
     this.#keep(work);
   }
 
-  async #runSteps(roomId: RoomId, { steps, resolve }: WaitingSteps): Promise<void> {
+  async #runSteps(roomId: RoomId, { steps, traceparent, resolve }: WaitingSteps): Promise<void> {
     const work = await this.#begin(roomId);
     const decisions: Decision[] = [];
     for (const step of steps) {
-      const ran = await this.#runAndEvolve(work, step);
+      const ran = await this.#runAndEvolve(work, step, traceparent);
       if ('thrown' in ran) throw ran.thrown;
       decisions.push(ran.result);
       // A long import must not keep the process from everything else.
@@ -240,11 +277,21 @@ export class RoomStore {
     this.#keep(work);
   }
 
-  async #runAndEvolve(work: Work, decide: Command, later: readonly Command[] = []): Promise<Ran<Decision>> {
+  async #runAndEvolve(
+    work: Work,
+    decide: Command,
+    traceparent: string | undefined,
+    later: readonly Command[] = [],
+  ): Promise<Ran<Decision>> {
     const ran = await this.#run(work, decide, later);
     if ('thrown' in ran) return ran;
     const { domainEvents, broadcasts } = ran.result;
-    for (const domainEvent of domainEvents) evolve(work.room, domainEvent);
+    for (const domainEvent of domainEvents) {
+      evolve(work.room, domainEvent);
+      if (traceparent !== undefined && domainEvent.type === 'PduAccepted' && domainEvent.place === 'graph') {
+        work.traceparents.set(domainEvent.eventId, traceparent);
+      }
+    }
     work.domainEvents.push(...domainEvents);
     work.broadcasts.push(...broadcasts);
     return ran;
@@ -288,8 +335,8 @@ export class RoomStore {
   /** Makes what was decided durable, and gives the answers that waited for it. */
   async #flush(work: Work): Promise<void> {
     const { roomId, room } = work;
-    const [domainEvents, broadcasts, answers] = [work.domainEvents, work.broadcasts, work.answers];
-    [work.domainEvents, work.broadcasts, work.answers] = [[], [], []];
+    const { domainEvents, broadcasts, traceparents, answers } = work;
+    Object.assign(work, nothingDecided());
     if (domainEvents.length > 0) {
       const append: Append = {
         roomId,
@@ -298,6 +345,7 @@ export class RoomStore {
         header: room.header(),
         residents: changedResidents(room, domainEvents),
         broadcasts,
+        traceparents,
       };
       if ((await this.store.append(append)) === 'conflict') throw new Outdated(roomId);
       work.isCurrent = true;
@@ -313,12 +361,20 @@ export class RoomStore {
     const cached = this.#cache.get(roomId);
     const header = cached === undefined ? await this.store.header(roomId) : undefined;
     const room = cached ?? (header === undefined ? initialRoom() : Room.fromHeader(header));
-    return { roomId, room, isCurrent: cached === undefined, domainEvents: [], broadcasts: [], answers: [] };
+    return { roomId, room, isCurrent: cached === undefined, ...nothingDecided() };
   }
 
   #keep({ roomId, room }: Work): void {
     if (room.isKnown) this.#cache.set(roomId, room, { size: 1 + room.factCount });
   }
+}
+
+function nothingDecided(): Pick<Work, 'domainEvents' | 'broadcasts' | 'traceparents' | 'answers'> {
+  return { domainEvents: [], broadcasts: [], traceparents: new Map(), answers: [] };
+}
+
+function traceparentIn(span: Span | undefined): string | undefined {
+  return span === undefined ? undefined : traceparentOf(span.spanContext());
 }
 
 /** What a decision would ask for now; a decision that breaks is heard of when its turn comes. */

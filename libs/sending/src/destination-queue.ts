@@ -1,7 +1,7 @@
 import type { Database } from '@exeunt/database';
 import { parseServerName, type ServerName } from '@exeunt/pdu';
-import type { DestinationState, Failing } from './destination-state.js';
-import type { OutboundPdu } from './outbound-pdu.js';
+import type { BackingOff, DestinationState, Failing, Parked } from './destination-state.js';
+import { waitingSince, type OutboundPdu } from './outbound-pdu.js';
 
 /** A transaction as it goes out, the first time and every time until its 200. (TX-03, TX-04) */
 export interface FrozenTransaction {
@@ -14,6 +14,8 @@ export interface FrozenTransaction {
   /** Who has it; whoever records an outcome shows it. */
   readonly claim: string;
   readonly before: Failing | undefined;
+  /** When the destination last came out of failing or of being parked, ms since the epoch. */
+  readonly recoveredAt: number | undefined;
 }
 
 export interface QueuedPdu {
@@ -22,8 +24,10 @@ export interface QueuedPdu {
   readonly eventId: string;
   /** JSON text in federation format. */
   readonly pdu: string;
-  /** When it was put into the queue, ms since the epoch. */
-  readonly queuedAt: number;
+  /** When it was accepted, ms since the epoch and never after it was put into the queue. */
+  readonly acceptedAt: number;
+  /** Of the request that made it accepted; absent where that was not traced. */
+  readonly traceparent?: string;
 }
 
 /** A PDU that a destination answered it could not take. Final: it is not sent again. (TX-06) */
@@ -44,11 +48,47 @@ export interface DestinationStatus {
   readonly in_flight: number;
   /** In a row. */
   readonly failures: number;
-  /** When it is tried again by itself; null where nothing keeps it from being tried at once. */
+  /** The first of them; null where there are none. */
+  readonly failing_since: number | null;
+  /**
+   * When it is tried again by itself; null where nothing keeps it from being tried at once, or an operator has parked
+   * it.
+   */
   readonly retry_at: number | null;
+  /** `failures`: for days. `operator`: by hand, also while what is under way ends. Null where it is not parked. */
+  readonly parked_by: Parked['by'] | null;
+  /** Since when an operator has it parked. */
+  readonly parked_at: number | null;
   readonly last_success_at: number | null;
   /** The last thing that went wrong, kept after it went well again. */
   readonly last_error: string | null;
+}
+
+/** All there is to know of a destination. */
+export interface DestinationDetails extends DestinationStatus {
+  /** When the oldest PDU it has not acknowledged was accepted. */
+  readonly oldest_accepted_at: number | null;
+  /** The transaction that is repeated unchanged until its 200; null where none has gone out. */
+  readonly transaction: {
+    readonly txn_id: string;
+    readonly frozen_at: number;
+    readonly pdus: readonly { readonly room_id: string; readonly event_id: string }[];
+  } | null;
+  /** What it said of single PDUs it could not take within the last month, newest first, at most 20. */
+  readonly pdu_errors: readonly {
+    readonly room_id: string;
+    readonly event_id: string;
+    readonly error: string;
+    readonly answered_at: number;
+  }[];
+}
+
+/** Which destinations of a list. */
+export interface DestinationFilter {
+  /** Whoever has this state. */
+  readonly state?: DestinationState['kind'];
+  /** Those alone that something waits for. */
+  readonly pendingOnly?: boolean;
 }
 
 /** Destinations that don't fail, and those that do. */
@@ -64,6 +104,12 @@ const SWEEP_BATCHES = 100;
 const PDU_GRACE_MS = 3_600_000;
 const MESSAGE_MEMORY_MS = 7 * 86_400_000;
 const PDU_ERROR_MEMORY_MS = 30 * 86_400_000;
+const SHOWN_PDU_ERRORS = 20;
+
+/** What ends a parking by hand, in an update of `sender_destinations AS d` where $2 is now. */
+const UNPARKED = `parked_at = NULL, recovered_at = $2::bigint,
+              state = CASE WHEN d.claim IS NULL THEN 'idle' ELSE d.state END,
+              due_at = CASE WHEN d.claim IS NULL THEN $2::bigint ELSE d.due_at END`;
 
 const LANE_CONDITION: Record<Lane, string> = { healthy: 'failures = 0', failing: 'failures > 0' };
 
@@ -74,6 +120,8 @@ interface ClaimedRow {
   readonly txn_seqs: readonly string[] | null;
   readonly failures: number;
   readonly failing_since: string | null;
+  readonly parked_at: string | null;
+  readonly recovered_at: string | null;
 }
 
 interface Frozen {
@@ -82,6 +130,7 @@ interface Frozen {
   readonly frozenAt: number;
   readonly seqs: readonly string[];
   readonly before: Failing | undefined;
+  readonly recoveredAt: number | undefined;
 }
 
 /**
@@ -137,7 +186,8 @@ export class DestinationQueue {
         `INSERT INTO sender_destinations AS d (destination, due_at)
          SELECT destination, $2::bigint FROM unnest($1::text[]) AS m(destination)
           ORDER BY destination COLLATE "C"
-         ON CONFLICT (destination) DO UPDATE SET due_at = excluded.due_at WHERE d.due_at IS NULL`,
+         ON CONFLICT (destination) DO UPDATE SET due_at = excluded.due_at
+           WHERE d.due_at IS NULL AND d.parked_at IS NULL`,
         [[...new Set(fresh.flatMap((message) => message.destinations))], String(now)],
       );
 
@@ -145,9 +195,9 @@ export class DestinationQueue {
         ...new Map(fresh.map((message) => [nameOf(message.roomId, message.eventId), message])).values(),
       ];
       const stored = await tx.query<{ id: string; room_id: string; event_id: string }>(
-        `INSERT INTO sender_pdus (room_id, event_id, pdu, received_at)
-         SELECT room_id, event_id, pdu, $4::bigint
-           FROM unnest($1::text[], $2::text[], $3::text[]) AS m(room_id, event_id, pdu)
+        `INSERT INTO sender_pdus (room_id, event_id, pdu, traceparent, received_at)
+         SELECT room_id, event_id, pdu, traceparent, $5::bigint
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS m(room_id, event_id, pdu, traceparent)
           ORDER BY room_id COLLATE "C", event_id COLLATE "C"
          ON CONFLICT (room_id, event_id) DO UPDATE SET received_at = excluded.received_at
          RETURNING id::text AS id, room_id, event_id`,
@@ -155,22 +205,26 @@ export class DestinationQueue {
           pdus.map((message) => message.roomId),
           pdus.map((message) => message.eventId),
           pdus.map((message) => message.pdu),
+          pdus.map((message) => message.traceparent ?? null),
           String(now),
         ],
       );
       const ids = new Map(stored.map((row) => [nameOf(row.room_id, row.event_id), row.id]));
 
-      const rows = fresh.flatMap(({ roomId, eventId, destinations }) =>
-        destinations.map((destination) => ({ destination, pduId: ids.get(nameOf(roomId, eventId)) })),
-      );
+      const rows = fresh.flatMap(({ roomId, eventId, destinations, acceptedAt }) => {
+        const pduId = ids.get(nameOf(roomId, eventId));
+        const since = String(waitingSince(acceptedAt, now));
+        return destinations.map((destination) => ({ destination, pduId, since }));
+      });
       // The sequence is drawn in the order of the rows as they are sorted.
       await tx.query(
         `INSERT INTO sender_queue (destination, pdu_id, accepted_at)
-         SELECT destination, pdu_id, $3::bigint
-           FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS m(destination, pdu_id, place)
+         SELECT destination, pdu_id, accepted_at
+           FROM unnest($1::text[], $2::bigint[], $3::bigint[])
+                WITH ORDINALITY AS m(destination, pdu_id, accepted_at, place)
           ORDER BY place
          ON CONFLICT (pdu_id, destination) DO NOTHING`,
-        [rows.map((row) => row.destination), rows.map((row) => row.pduId), String(now)],
+        [rows.map((row) => row.destination), rows.map((row) => row.pduId), rows.map((row) => row.since)],
       );
       return fresh.length;
     });
@@ -179,7 +233,8 @@ export class DestinationQueue {
   /**
    * Takes destinations of a lane that are due, longest due first, and gives what each has to be sent: the transaction
    * that is frozen, or else one frozen now from the oldest PDUs. Until `claimUntil`, or until an outcome is recorded,
-   * nobody else gets them. Destinations that turn out to have nothing waiting are put to rest.
+   * nobody else gets them. Destinations that turn out to have nothing waiting are put to rest, and so are those that
+   * were parked by hand while a process sent to them that died.
    */
   async claim(options: {
     readonly lane: Lane;
@@ -192,16 +247,18 @@ export class DestinationQueue {
   }): Promise<{ readonly transactions: readonly FrozenTransaction[]; readonly looked: number }> {
     const { lane, limit, now, claimUntil, claim, newTxnId } = options;
     const { frozen, looked } = await this.#database.transaction(async (tx) => {
-      const rows = await tx.query<ClaimedRow>(
+      const due = await tx.query<ClaimedRow>(
         `UPDATE sender_destinations AS d SET claim = $1, due_at = $2::bigint, state = 'sending'
            FROM (SELECT destination FROM sender_destinations
                   WHERE due_at <= $3::bigint AND ${LANE_CONDITION[lane]}
                   ORDER BY due_at LIMIT $4::int FOR UPDATE SKIP LOCKED) AS due
           WHERE d.destination = due.destination
           RETURNING d.destination, d.txn_id, d.txn_at::text AS txn_at, d.txn_seqs::text[] AS txn_seqs,
-                    d.failures, d.failing_since::text AS failing_since`,
+                    d.failures, d.failing_since::text AS failing_since,
+                    d.parked_at::text AS parked_at, d.recovered_at::text AS recovered_at`,
         [claim, String(claimUntil), String(now), limit],
       );
+      const rows = due.filter((row) => row.parked_at === null);
       const thawed = rows.filter((row) => row.txn_id === null).map((row) => row.destination);
       const oldest = new Map<string, readonly string[]>();
       if (thawed.length > 0) {
@@ -221,13 +278,16 @@ export class DestinationQueue {
       for (const row of rows) {
         const { destination } = row;
         const before = failingOf(row);
+        const recoveredAt = numberOf(row.recovered_at) ?? undefined;
         if (row.txn_id !== null) {
           const frozenAt = Number(row.txn_at);
-          claimed.push({ destination, txnId: row.txn_id, frozenAt, seqs: row.txn_seqs ?? [], before });
+          const seqs = row.txn_seqs ?? [];
+          claimed.push({ destination, txnId: row.txn_id, frozenAt, seqs, before, recoveredAt });
           continue;
         }
         const seqs = oldest.get(destination);
-        if (seqs !== undefined) fresh.push({ destination, txnId: newTxnId(), frozenAt: now, seqs, before });
+        if (seqs !== undefined)
+          fresh.push({ destination, txnId: newTxnId(), frozenAt: now, seqs, before, recoveredAt });
       }
       if (fresh.length > 0) {
         await tx.query(
@@ -252,7 +312,15 @@ export class DestinationQueue {
           [idle],
         );
       }
-      return { frozen: [...claimed, ...fresh], looked: rows.length };
+      const parked = due.filter((row) => row.parked_at !== null).map((row) => row.destination);
+      if (parked.length > 0) {
+        await tx.query(
+          `UPDATE sender_destinations SET state = 'parked', claim = NULL, due_at = NULL, retry_at = NULL
+            WHERE destination = ANY($1::text[])`,
+          [parked],
+        );
+      }
+      return { frozen: [...claimed, ...fresh], looked: due.length };
     });
     return { transactions: await this.#load(frozen, claim, options.onProblem), looked };
   }
@@ -279,8 +347,14 @@ export class DestinationQueue {
       ],
     );
     // Each PDU is read once, however many destinations wait for it.
-    const rows = await this.#database.query<{ id: string; room_id: string; event_id: string; pdu: string }>(
-      `SELECT id::text AS id, room_id, event_id, pdu FROM sender_pdus WHERE id = ANY($1::bigint[])`,
+    const rows = await this.#database.query<{
+      id: string;
+      room_id: string;
+      event_id: string;
+      pdu: string;
+      traceparent: string | null;
+    }>(
+      `SELECT id::text AS id, room_id, event_id, pdu, traceparent FROM sender_pdus WHERE id = ANY($1::bigint[])`,
       [[...new Set(places.map((place) => place.pdu_id))]],
     );
     const pdus = new Map(rows.map((row) => [row.id, row]));
@@ -294,11 +368,12 @@ export class DestinationQueue {
         roomId: row.room_id,
         eventId: row.event_id,
         pdu: row.pdu,
-        queuedAt: Number(accepted_at),
+        acceptedAt: Number(accepted_at),
+        ...(row.traceparent === null ? {} : { traceparent: row.traceparent }),
       });
       queued.set(destination, list);
     }
-    return frozen.flatMap(({ destination, txnId, frozenAt, seqs, before }) => {
+    return frozen.flatMap(({ destination, txnId, frozenAt, seqs, before, recoveredAt }) => {
       const list = queued.get(destination) ?? [];
       const server = parseServerName(destination);
       // A transaction that is not whole must not go out under its ID.
@@ -307,13 +382,13 @@ export class DestinationQueue {
         onProblem(`read the transaction for ${destination}`, cause);
         return [];
       }
-      return [{ destination: server, txnId, frozenAt, pdus: list, claim, before }];
+      return [{ destination: server, txnId, frozenAt, pdus: list, claim, before, recoveredAt }];
     });
   }
 
   /**
    * The destination has answered 200: its PDUs wait no longer, those with an error neither. Its next ones are due at
-   * once. `false` where somebody has recorded that already.
+   * once, unless it was parked by hand meanwhile. `false` where somebody has recorded that already.
    */
   async delivered(
     { destination, txnId, pdus }: FrozenTransaction,
@@ -324,8 +399,11 @@ export class DestinationQueue {
     const done = await this.#database.query(
       `WITH done AS (
          UPDATE sender_destinations
-            SET state = 'idle', claim = NULL, failures = 0, failing_since = NULL, retry_at = NULL,
-                due_at = $4::bigint, last_success_at = $4::bigint, last_error = coalesce($5, last_error),
+            SET state = CASE WHEN parked_at IS NULL THEN 'idle' ELSE 'parked' END,
+                due_at = CASE WHEN parked_at IS NULL THEN $4::bigint END,
+                recovered_at = CASE WHEN failures > 0 THEN $4::bigint ELSE recovered_at END,
+                claim = NULL, failures = 0, failing_since = NULL, retry_at = NULL,
+                last_success_at = $4::bigint, last_error = coalesce($5, last_error),
                 txn_id = NULL, txn_at = NULL, txn_seqs = NULL
           WHERE destination = $1 AND txn_id = $2
           RETURNING destination
@@ -354,47 +432,75 @@ export class DestinationQueue {
   }
 
   /**
-   * The attempt has failed and the destination is now in `state`, which was reckoned from `before`. `false` where that
-   * was not how it stood: it has made contact since, or the claim is lost.
+   * The attempt has failed and the destination is in `state`, which was reckoned from `before`. `false` where
+   * that was not how it stood: it has made contact since, was parked or unparked by hand, or the claim is lost.
    */
   async failed(
     { destination, claim }: FrozenTransaction,
     before: Failing | undefined,
-    state: Extract<DestinationState, { retryAt: number }>,
+    state: BackingOff | Parked,
     error: string,
   ): Promise<boolean> {
+    const [failing, retryAt] = 'retryAt' in state ? [state, state.retryAt] : [state.before, undefined];
     const done = await this.#database.query(
       `UPDATE sender_destinations
           SET state = $4, claim = NULL, failures = $5::int, failing_since = $6::bigint, retry_at = $7::bigint,
               due_at = $7::bigint, last_error = $8
-        WHERE destination = $1 AND claim = $2 AND failures = $3::int
+        WHERE destination = $1 AND claim = $2 AND failures = $3::int AND (parked_at IS NOT NULL) = $9::boolean
         RETURNING destination`,
       [
         destination,
         claim,
         before?.failures ?? 0,
         state.kind,
-        state.failures,
-        String(state.failingSince),
-        String(state.retryAt),
+        failing?.failures ?? 0,
+        failing === undefined ? null : String(failing.failingSince),
+        retryAt === undefined ? null : String(retryAt),
         error,
+        retryAt === undefined,
       ],
     );
     return done.length > 0;
   }
 
-  /** The destinations are there: those that wait for a retry are due now, and a failure under way is their first. */
+  /**
+   * The destinations are there, or an operator wants them tried: those that wait for a retry or are parked are due now,
+   * and a failure under way is their first.
+   */
   async contact(destinations: readonly string[], now: number): Promise<void> {
     await this.#database.query(
       `UPDATE sender_destinations AS d
-          SET failures = 0, failing_since = NULL, retry_at = NULL,
-              state = CASE WHEN d.claim IS NULL THEN 'idle' ELSE d.state END,
-              due_at = CASE WHEN d.claim IS NULL THEN $2::bigint ELSE d.due_at END
+          SET failures = 0, failing_since = NULL, retry_at = NULL, ${UNPARKED}
          FROM (SELECT destination FROM sender_destinations
-                WHERE destination = ANY($1::text[]) AND failures > 0
+                WHERE destination = ANY($1::text[]) AND (failures > 0 OR parked_at IS NOT NULL)
                 ORDER BY destination FOR UPDATE) AS there
         WHERE d.destination = there.destination`,
       [[...destinations], String(now)],
+    );
+  }
+
+  /** An operator wants nothing sent to it for now. What is under way is not cut off; nothing that waits is dropped. */
+  async park(destination: string, now: number): Promise<void> {
+    await this.#database.query(
+      `UPDATE sender_destinations
+          SET parked_at = $2::bigint,
+              state = CASE WHEN claim IS NULL THEN 'parked' ELSE state END,
+              due_at = CASE WHEN claim IS NULL THEN NULL ELSE due_at END,
+              retry_at = CASE WHEN claim IS NULL THEN NULL ELSE retry_at END
+        WHERE destination = $1 AND parked_at IS NULL`,
+      [destination, String(now)],
+    );
+  }
+
+  /** One that is parked, by hand or by its failures, is due now; any other stays as it is. */
+  async unpark(destination: string, now: number): Promise<void> {
+    await this.#database.query(
+      `UPDATE sender_destinations AS d
+          SET failures = CASE WHEN d.claim IS NULL THEN 0 ELSE d.failures END,
+              failing_since = CASE WHEN d.claim IS NULL THEN NULL ELSE d.failing_since END,
+              retry_at = CASE WHEN d.claim IS NULL THEN NULL ELSE d.retry_at END, ${UNPARKED}
+        WHERE d.destination = ANY($1::text[]) AND (d.parked_at IS NOT NULL OR d.state = 'parked')`,
+      [[destination], String(now)],
     );
   }
 
@@ -414,9 +520,10 @@ export class DestinationQueue {
   async #giveUp(condition: string, now: number, values: readonly unknown[]): Promise<void> {
     await this.#database.query(
       `UPDATE sender_destinations
-          SET claim = NULL, due_at = $1::bigint,
-              state = CASE WHEN failures = 0 THEN 'idle' ELSE 'backing-off' END,
-              retry_at = CASE WHEN failures = 0 THEN NULL ELSE $1::bigint END
+          SET claim = NULL, due_at = CASE WHEN parked_at IS NULL THEN $1::bigint END,
+              state = CASE WHEN parked_at IS NOT NULL THEN 'parked'
+                           WHEN failures = 0 THEN 'idle' ELSE 'backing-off' END,
+              retry_at = CASE WHEN parked_at IS NULL AND failures > 0 THEN $1::bigint END
         WHERE ${condition}`,
       [String(now), ...values],
     );
@@ -435,13 +542,60 @@ export class DestinationQueue {
 
   /** Undefined for a server we have never had anything for. */
   async status(destination: string): Promise<DestinationStatus | undefined> {
-    return (await this.#statuses('destination = $1', [destination]))[0];
+    return (await this.#statuses('d.destination = $1', [destination]))[0];
   }
 
-  /** In order of server name by code point, after `after`; at most `limit`. */
-  async list(options: { readonly after?: string; readonly limit: number }): Promise<DestinationStatus[]> {
-    const condition = '($1::text IS NULL OR destination > $1::text) ORDER BY destination LIMIT $2::int';
-    return await this.#statuses(condition, [options.after ?? null, options.limit]);
+  /** Undefined for a server we have never had anything for. */
+  async details(destination: string): Promise<DestinationDetails | undefined> {
+    const status = await this.status(destination);
+    if (status === undefined) return undefined;
+    const [row] = await this.#database.query<{
+      txn_id: string | null;
+      txn_at: string | null;
+      oldest_accepted_at: string | null;
+    }>(
+      `SELECT txn_id, txn_at::text AS txn_at,
+              (SELECT accepted_at FROM sender_queue q WHERE q.destination = d.destination ORDER BY seq LIMIT 1)::text
+                AS oldest_accepted_at
+         FROM sender_destinations d WHERE destination = $1`,
+      [destination],
+    );
+    const pdus = await this.#database.query<{ room_id: string; event_id: string }>(
+      `SELECT p.room_id, p.event_id
+         FROM (SELECT destination, unnest(txn_seqs) AS seq FROM sender_destinations WHERE destination = $1) AS t
+         JOIN sender_queue q ON q.destination = t.destination AND q.seq = t.seq
+         JOIN sender_pdus p ON p.id = q.pdu_id
+        ORDER BY q.seq`,
+      [destination],
+    );
+    const errors = await this.pduErrors(destination, SHOWN_PDU_ERRORS);
+    const txnId = row?.txn_id ?? undefined;
+    return {
+      ...status,
+      oldest_accepted_at: numberOf(row?.oldest_accepted_at),
+      transaction: txnId === undefined ? null : { txn_id: txnId, frozen_at: Number(row?.txn_at), pdus },
+      pdu_errors: errors.map(({ roomId, eventId, error, answeredAt }) => ({
+        room_id: roomId,
+        event_id: eventId,
+        error,
+        answered_at: answeredAt,
+      })),
+    };
+  }
+
+  /**
+   * In order of server name by code point, after `after`; at most `limit`. With a filter it looks at each destination
+   * at most once, and counts what waits for those alone that it gives.
+   */
+  async list(
+    options: { readonly after?: string; readonly limit: number } & DestinationFilter,
+  ): Promise<DestinationStatus[]> {
+    const condition = `($1::text IS NULL OR d.destination > $1::text) AND ($3::text IS NULL OR d.state = $3::text)
+         AND (NOT $4::boolean
+              OR (SELECT 1 FROM sender_queue q WHERE q.destination = d.destination LIMIT 1) IS NOT NULL)
+       ORDER BY d.destination LIMIT $2::int`;
+    const { after = null, limit, state = null, pendingOnly = false } = options;
+    return await this.#statuses(condition, [after, limit, state, pendingOnly]);
   }
 
   async #statuses(condition: string, values: unknown[]): Promise<DestinationStatus[]> {
@@ -451,15 +605,18 @@ export class DestinationQueue {
       pending: string;
       in_flight: number;
       failures: number;
+      failing_since: string | null;
       retry_at: string | null;
+      parked_at: string | null;
       last_success_at: string | null;
       last_error: string | null;
     }>(
       `SELECT destination, state, failures, retry_at::text AS retry_at, last_error,
+              failing_since::text AS failing_since, parked_at::text AS parked_at,
               last_success_at::text AS last_success_at,
               (SELECT count(*) FROM sender_queue q WHERE q.destination = d.destination)::text AS pending,
               CASE WHEN claim IS NULL THEN 0 ELSE coalesce(array_length(txn_seqs, 1), 0) END AS in_flight
-         FROM (SELECT * FROM sender_destinations WHERE ${condition}) AS d
+         FROM (SELECT * FROM sender_destinations d WHERE ${condition}) AS d
         ORDER BY destination`,
       values,
     );
@@ -469,10 +626,31 @@ export class DestinationQueue {
       pending: Number(row.pending),
       in_flight: row.in_flight,
       failures: row.failures,
+      failing_since: numberOf(row.failing_since),
       retry_at: numberOf(row.retry_at),
+      parked_by: row.parked_at !== null ? 'operator' : row.state === 'parked' ? 'failures' : null,
+      parked_at: numberOf(row.parked_at),
       last_success_at: numberOf(row.last_success_at),
       last_error: row.last_error,
     }));
+  }
+
+  /** How many destinations are in each state. Looks at each of them. */
+  async countByState(): Promise<Record<DestinationState['kind'], number>> {
+    const rows = await this.#database.query<{ state: DestinationState['kind']; destinations: string }>(
+      `SELECT state, count(*)::text AS destinations FROM sender_destinations GROUP BY state`,
+    );
+    const counts = { idle: 0, sending: 0, 'backing-off': 0, parked: 0 };
+    for (const { state, destinations } of rows) counts[state] = Number(destinations);
+    return counts;
+  }
+
+  /** How many PDUs wait, each counted once a destination. Exact, so it takes a fraction of a second a million. */
+  async countPending(): Promise<number> {
+    const [row] = await this.#database.query<{ pending: string }>(
+      `SELECT count(*)::text AS pending FROM sender_queue`,
+    );
+    return Number(row?.pending ?? 0);
   }
 
   /** What the destination said of single PDUs it could not take, newest first. Kept for a month. */

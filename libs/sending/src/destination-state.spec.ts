@@ -5,6 +5,7 @@ import {
   DEFAULT_BACKOFF,
   failureOf,
   nextState,
+  refusalReason,
   type BackoffBounds,
   type DestinationState,
   type Failure,
@@ -16,7 +17,10 @@ const now = 1_000 * day;
 const bounds: BackoffBounds = { minMs: 1_000, maxMs: 60_000, parkAfterMs: 3 * day, probeMs: day };
 
 const failed = (failure: Failure = { kind: 'unreachable' }): Happening => ({ kind: 'failed', failure });
-const sending = (failures?: number, failingSince = now - 10_000): DestinationState => ({
+const sending = (
+  failures?: number,
+  failingSince = now - 10_000,
+): Extract<DestinationState, { kind: 'sending' }> => ({
   kind: 'sending',
   before: failures === undefined ? undefined : { failures, failingSince },
 });
@@ -28,9 +32,20 @@ const backingOff = (failures: number, waitMs: number, failingSince = now - 10_00
 });
 const parked = (failures: number, waitMs: number, failingSince: number): DestinationState => ({
   kind: 'parked',
+  by: 'failures',
   failures,
   failingSince,
   retryAt: now + waitMs,
+});
+const byHand = (failures?: number, parkedAt = now - 7, failingSince = now - 10_000): DestinationState => ({
+  kind: 'parked',
+  by: 'operator',
+  parkedAt,
+  before: failures === undefined ? undefined : { failures, failingSince },
+});
+const sendingThenParked = (failures?: number): DestinationState => ({
+  ...sending(failures),
+  parkedAt: now - 7,
 });
 
 describe('the next state of a destination', () => {
@@ -52,6 +67,24 @@ describe('the next state of a destination', () => {
     ['parked, probe', parked(100, 0, old), { kind: 'attempt' }, sending(100, old)],
     ['parked, probe delivered', sending(100, old), { kind: 'delivered' }, { kind: 'idle' }],
     ['parked, contact', parked(100, day, old), { kind: 'contact' }, { kind: 'idle' }],
+    ['idle, park', { kind: 'idle' }, { kind: 'park' }, byHand(undefined, now)],
+    ['backing off, park', backingOff(3, 500), { kind: 'park' }, byHand(3, now)],
+    ['parked by its failures, park', parked(9, day, old), { kind: 'park' }, byHand(9, now, old)],
+    ['parked by hand, park', byHand(3), { kind: 'park' }, byHand(3)],
+    ['sending, park', sending(3), { kind: 'park' }, { ...sending(3), parkedAt: now }],
+    ['sending then parked, park', sendingThenParked(3), { kind: 'park' }, sendingThenParked(3)],
+    ['sending then parked, delivered', sendingThenParked(3), { kind: 'delivered' }, byHand()],
+    ['sending then parked, failed', sendingThenParked(3), failed(), byHand(4)],
+    ['sending then parked, failed first', sendingThenParked(), failed(), byHand(1, now - 7, now)],
+    ['sending then parked, contact', sendingThenParked(3), { kind: 'contact' }, sending()],
+    ['sending then parked, unpark', sendingThenParked(3), { kind: 'unpark' }, sending(3)],
+    ['parked by hand, attempt', byHand(3), { kind: 'attempt' }, byHand(3)],
+    ['parked by hand, contact', byHand(3), { kind: 'contact' }, { kind: 'idle' }],
+    ['parked by hand, unpark', byHand(3), { kind: 'unpark' }, { kind: 'idle' }],
+    ['parked by its failures, unpark', parked(9, day, old), { kind: 'unpark' }, { kind: 'idle' }],
+    ['backing off, unpark', backingOff(3, 500), { kind: 'unpark' }, backingOff(3, 500)],
+    ['sending, unpark', sending(3), { kind: 'unpark' }, sending(3)],
+    ['idle, unpark', { kind: 'idle' }, { kind: 'unpark' }, { kind: 'idle' }],
     [
       'asked to wait longer',
       sending(),
@@ -78,6 +111,34 @@ describe('the next state of a destination', () => {
     ],
   ])('%s', (_, state, happening, expected) => {
     expect(nextState(state, happening, { now, random: 0, bounds })).toEqual(expected);
+  });
+});
+
+describe('a destination that refuses whole transactions', () => {
+  const statuses = [400, 401, 402, 403, 404, 405, 408, 410, 413, 415, 418, 421, 425, 431, 451, 499];
+
+  it.each(statuses)('with %i waits as one that is down, for a reason, and is never given up', (status) => {
+    expect(refusalReason(status)).toMatch(/./);
+    const failure = failureOf({ kind: 'http', status });
+    let at = now;
+    let attempts = 0;
+    let state: DestinationState = { kind: 'idle' };
+    while (at < now + 30 * day) {
+      state = nextState(state, { kind: 'attempt' }, { now: at, random: 0, bounds: DEFAULT_BACKOFF });
+      state = nextState(state, { kind: 'failed', failure }, { now: at, random: 0, bounds: DEFAULT_BACKOFF });
+      if (state.kind !== 'backing-off' && state.kind !== 'parked') break;
+      if (state.kind === 'parked' && state.by === 'operator') break;
+      expect(state.retryAt - at).toBeGreaterThanOrEqual(5_000);
+      at = state.retryAt;
+      attempts += 1;
+    }
+    expect(state.kind).toBe('parked');
+    // Three days of a backoff that ends at hours, then one a day.
+    expect(attempts).toBeLessThan(60);
+  });
+
+  it.each([200, 302, 429, 500, 502])('is not told by %i', (status) => {
+    expect(refusalReason(status)).toBeUndefined();
   });
 });
 

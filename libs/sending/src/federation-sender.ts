@@ -6,7 +6,18 @@ import { Alarm, systemClock, type Clock } from '@exeunt/message-bus';
 import type { ServerName } from '@exeunt/pdu';
 import type { JsonObject } from '@exeunt/signing';
 import {
+  inSpan,
+  noTracing,
+  parseTraceparent,
+  SpanStatusCode,
+  traceIdIn,
+  type Span,
+  type Tracing,
+} from '@exeunt/tracing';
+import {
   DestinationQueue,
+  type DestinationDetails,
+  type DestinationFilter,
   type DestinationStatus,
   type FrozenTransaction,
   type Lane,
@@ -16,8 +27,8 @@ import {
   DEFAULT_BACKOFF,
   failureOf,
   nextState,
+  refusalReason,
   type BackoffBounds,
-  type DestinationState,
   type Failure,
 } from './destination-state.js';
 import { pduErrorsOf, toRecordedText, transactionBody } from './transaction.js';
@@ -38,17 +49,29 @@ export interface AttemptOutcome {
   readonly txnId: string;
   readonly pdus: number;
   readonly durationMs: number;
-  /** From the oldest PDU's coming into the queue until now. */
+  /** From the oldest PDU's being accepted until now. */
   readonly oldestWaitedMs: number;
+  /** Of a delivery: how each PDU fared, in order. */
+  readonly waits: readonly PduWait[];
   readonly outcome: 'delivered' | Failure['kind'];
   /** Of a failure. */
   readonly error?: string;
   /** Of a delivery: what it could not take, for good. */
   readonly pduErrors: readonly PduError[];
+  /** By event ID, the trace ID of the request that each PDU came by, of those that were traced. */
+  readonly traceIds: ReadonlyMap<string, string>;
+}
+
+/** How long a PDU waited for one destination. */
+export interface PduWait {
+  /** From its being accepted to the destination's 200. At least 0, whatever the clocks say. */
+  readonly waitedMs: number;
+  /** Whether the destination failed, or was parked, at any time meanwhile. */
+  readonly wasHindered: boolean;
 }
 
 export interface FederationSenderOptions {
-  /** With the migration `Sending1700000000003`. */
+  /** With the `sendingMigrations`. */
   readonly database: Database;
   /** Us: the `origin` of every transaction. */
   readonly serverName: ServerName;
@@ -75,7 +98,10 @@ export interface FederationSenderOptions {
   readonly random?: () => number;
   /** Never the same twice, not even after the database was lost: a peer takes it for a repeat. Default: a UUID. */
   readonly newTxnId?: () => string;
+  /** Called within the trace of the oldest PDU. */
   readonly onOutcome?: (outcome: AttemptOutcome) => void;
+  /** Where the span of each attempt goes; nowhere by default. */
+  readonly tracing?: Tracing;
   /** Told of everything else that went wrong and is tried again. */
   readonly onProblem?: (what: string, cause: unknown) => void;
 }
@@ -169,13 +195,36 @@ export class FederationSender {
     return (await this.queue.status(destination)) !== undefined;
   }
 
+  /**
+   * An operator wants nothing sent to the destination until they say otherwise, or it makes contact. What is under way
+   * goes on, here or in another process. `false` where there has never been anything for it.
+   */
+  async park(destination: string): Promise<boolean> {
+    await this.queue.park(destination, this.#clock.now());
+    return (await this.queue.status(destination)) !== undefined;
+  }
+
+  /** An operator ends its parking. One that is not parked stays as it is, in its backoff too. `false` as with `park`. */
+  async unpark(destination: string): Promise<boolean> {
+    await this.queue.unpark(destination, this.#clock.now());
+    this.#news.ring();
+    return (await this.queue.status(destination)) !== undefined;
+  }
+
   /** Undefined for a server we have never had anything for. */
   async status(destination: string): Promise<DestinationStatus | undefined> {
     return await this.queue.status(destination);
   }
 
+  /** Undefined for a server we have never had anything for. */
+  async details(destination: string): Promise<DestinationDetails | undefined> {
+    return await this.queue.details(destination);
+  }
+
   /** In order of server name by code point, after `after`; at most `limit`. */
-  async list(options: { readonly after?: string; readonly limit: number }): Promise<DestinationStatus[]> {
+  async list(
+    options: { readonly after?: string; readonly limit: number } & DestinationFilter,
+  ): Promise<DestinationStatus[]> {
     return await this.queue.list(options);
   }
 
@@ -277,7 +326,23 @@ export class FederationSender {
     return Math.min(pollMs, waitMs > 0 ? waitMs : SHORTEST_WAIT_MS);
   }
 
-  async #attempt(transaction: FrozenTransaction): Promise<void> {
+  /** An attempt is part of the trace of its oldest PDU, for mostly it is the only one, and linked to the others'. */
+  #attempt(transaction: FrozenTransaction): Promise<void> {
+    const { destination, txnId, pdus } = transaction;
+    const [parent, ...links] = pdus.flatMap(({ traceparent }) => parseTraceparent(traceparent) ?? []);
+    const span = (this.#options.tracing ?? noTracing).begin('send transaction', {
+      parent,
+      links,
+      attributes: {
+        'matrix.destination': destination,
+        'matrix.txn_id': txnId,
+        'matrix.event_ids': pdus.map(({ eventId }) => eventId),
+      },
+    });
+    return inSpan(span, () => this.#attemptIn(span, transaction)).finally(() => span.end());
+  }
+
+  async #attemptIn(span: Span, transaction: FrozenTransaction): Promise<void> {
     const startedAt = this.#clock.now();
     const answer = await this.#send(transaction);
     const now = this.#clock.now();
@@ -286,21 +351,29 @@ export class FederationSender {
       txnId: transaction.txnId,
       pdus: transaction.pdus.length,
       durationMs: now - startedAt,
-      oldestWaitedMs: now - (transaction.pdus[0]?.queuedAt ?? now),
+      oldestWaitedMs: Math.max(0, now - (transaction.pdus[0]?.acceptedAt ?? now)),
+      traceIds: traceIdsOf(transaction.pdus),
     };
     if (answer.ok && answer.status === 200) {
       const pduErrors = pduErrorsOf(transaction.pdus, answer.body);
       await this.#record(() => this.queue.delivered(transaction, pduErrors, now));
-      this.#options.onOutcome?.({ ...about, outcome: 'delivered', pduErrors });
+      this.#options.onOutcome?.({
+        ...about,
+        outcome: 'delivered',
+        pduErrors,
+        waits: waitsOf(transaction, now),
+      });
       return;
     }
     const remoteError: RemoteError = answer.ok
       ? { ok: false, kind: 'http', status: answer.status, error: 'a status other than 200', retry: 'later' }
       : answer;
     const failure = failureOf(remoteError);
+    span.setStatus({ code: SpanStatusCode.ERROR });
+    span.setAttribute('error.type', failure.kind);
     const error = errorText(remoteError);
     await this.#record(() => this.#recordFailure(transaction, failure, error));
-    this.#options.onOutcome?.({ ...about, outcome: failure.kind, error, pduErrors: [] });
+    this.#options.onOutcome?.({ ...about, outcome: failure.kind, error, pduErrors: [], waits: [] });
   }
 
   async #send(transaction: FrozenTransaction): Promise<FederationResult> {
@@ -336,16 +409,18 @@ export class FederationSender {
       random: (this.#options.random ?? Math.random)(),
       bounds: this.#bounds,
     };
-    // If how it stood has changed, it has made contact since, or else the claim is no longer ours.
-    for (const before of new Set([transaction.before, undefined])) {
-      const state: DestinationState = nextState(
-        { kind: 'sending', before },
-        { kind: 'failed', failure },
-        facts,
-      );
-      if (state.kind !== 'backing-off' && state.kind !== 'parked')
-        throw new Error(`${state.kind} after a failure`);
-      if (await this.queue.failed(transaction, before, state, error)) return;
+    // If how it stood has changed, it has made contact since, or was parked by hand; or else the claim is lost.
+    for (const parkedAt of [undefined, facts.now]) {
+      for (const before of new Set([transaction.before, undefined])) {
+        const state = nextState(
+          { kind: 'sending', before, ...(parkedAt === undefined ? {} : { parkedAt }) },
+          { kind: 'failed', failure },
+          facts,
+        );
+        if (state.kind !== 'backing-off' && state.kind !== 'parked')
+          throw new Error(`${state.kind} after a failure`);
+        if (await this.queue.failed(transaction, before, state, error)) return;
+      }
     }
   }
 
@@ -385,7 +460,24 @@ export class FederationSender {
   }
 }
 
+function waitsOf({ pdus, before, recoveredAt }: FrozenTransaction, now: number): PduWait[] {
+  return pdus.map(({ acceptedAt }) => ({
+    waitedMs: Math.max(0, now - acceptedAt),
+    wasHindered: before !== undefined || (recoveredAt !== undefined && acceptedAt <= recoveredAt),
+  }));
+}
+
+function traceIdsOf(pdus: FrozenTransaction['pdus']): ReadonlyMap<string, string> {
+  return new Map(
+    pdus.flatMap(({ eventId, traceparent }) => {
+      const traceId = traceIdIn(traceparent);
+      return traceId === undefined ? [] : [[eventId, traceId] as const];
+    }),
+  );
+}
+
 function errorText({ kind, status, errcode, error }: RemoteError): string {
   const what = kind === 'http' ? [status, errcode].filter((part) => part !== undefined).join(' ') : kind;
-  return toRecordedText(`${what}: ${error}`);
+  const reason = status === undefined ? undefined : refusalReason(status);
+  return `${toRecordedText(`${what}: ${error}`)}${reason === undefined ? '' : ` (${reason})`}`;
 }

@@ -4,5 +4,8 @@ export * from './destination-wakes.js';
 export * from './federation-sender.js';
 export * from './outbound-pdu.js';
 export * from './outbound-pdus-consumer.js';
+export * from './parking.migration.js';
+export * from './sending-migrations.js';
 export * from './sending.migration.js';
+export * from './sending-traceparent.migration.js';
 export * from './transaction.js';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { readOutboundPdu } from './outbound-pdu.js';
+import { readOutboundPdu, waitingSince } from './outbound-pdu.js';
 
 const value = {
   room_id: '!a:us.test',
@@ -43,7 +43,40 @@ describe('a message of outbound PDUs', () => {
     expect(read(change, headers)).toHaveProperty('unreadable');
   });
 
+  it.each([
+    ['2023-11-14T22:13:20.123Z', 1_700_000_000_123],
+    ['2023-11-14T22:13:20Z', 1_700_000_000_000],
+    ['2023-11-14T23:13:20.5+01:00', 1_700_000_000_500],
+    ['1700000000000', undefined],
+    ['1', undefined],
+    ['yesterday', undefined],
+    ['2023-13-45T99:99:99Z', undefined],
+    ['2023-11-14 22:13:20', undefined],
+    ['', undefined],
+  ])('with the ce_time %j was accepted at %o', (ce_time, acceptedAt) => {
+    expect(read({}, { ce_id: 'id', ce_time })).toEqual({
+      ...read({}),
+      ...(acceptedAt === undefined ? {} : { acceptedAt }),
+    });
+  });
+
   it.each(['', 'null', '[]', '{', '{"a":1,"a":2}'])('that is %j is unreadable', (text) => {
     expect(readOutboundPdu({ headers: { ce_id: 'id' }, value: text })).toHaveProperty('unreadable');
+  });
+});
+
+describe('since when a PDU waits', () => {
+  const now = 1_700_000_000_000;
+  const day = 86_400_000;
+  it.each([
+    ['unknown', undefined, now],
+    ['a second ago', now - 1_000, now - 1_000],
+    ['now', now, now],
+    ['weeks ago, after a long outage', now - 29 * day, now - 29 * day],
+    ['a second from now: the other clock is ahead', now + 1_000, now],
+    ['years from now', now + 3_000 * day, now],
+    ['at the beginning of time', 0, now],
+  ])('where it was accepted at a time that is %s', (_, acceptedAt, since) => {
+    expect(waitingSince(acceptedAt, now)).toBe(since);
   });
 });

@@ -1,5 +1,6 @@
 import { parseEventId, parseRoomId, parseServerName, type ServerName } from '@exeunt/pdu';
 import { isJsonObject, memberOf, parseJson, stringifyJson, type JsonObject } from '@exeunt/signing';
+import { parseTraceparent } from '@exeunt/tracing';
 
 /** A message of `exeunt.outbound-pdus.v1`, read. */
 export interface OutboundPdu {
@@ -11,6 +12,13 @@ export interface OutboundPdu {
   readonly destinations: readonly ServerName[];
   /** JSON text of the PDU in federation format, equal in meaning to what was accepted. (BR-04) */
   readonly pdu: string;
+  /**
+   * `ce_time`, ms since the epoch: when the PDU was accepted, by the clock of who accepted it. Absent where the message
+   * does not say, or not in a way that can be read.
+   */
+  readonly acceptedAt?: number;
+  /** Of the request that made it accepted, as W3C writes it; absent where the message names none. */
+  readonly traceparent?: string;
 }
 
 /** The envelope is two levels round a PDU that was within the limit of 100 by itself. */
@@ -49,7 +57,42 @@ export function readOutboundPdu(message: {
     }
     destinations.push(destination);
   }
-  return { id, roomId, eventId, destinations, pdu: stringifyJson(pdu) };
+  const acceptedAt = timeOf(message.headers.ce_time);
+  // A trace that can't be read is no reason to send nothing.
+  const { ce_traceparent: traceparent } = message.headers;
+  return {
+    id,
+    roomId,
+    eventId,
+    destinations,
+    pdu: stringifyJson(pdu),
+    ...(acceptedAt === undefined ? {} : { acceptedAt }),
+    ...(traceparent !== undefined && parseTraceparent(traceparent) !== undefined ? { traceparent } : {}),
+  };
+}
+
+/** RFC 3339, as CloudEvents has it. `Date.parse` alone takes `1` for a year. */
+function timeOf(text: string | undefined): number | undefined {
+  if (
+    text === undefined ||
+    !/^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)$/.test(text)
+  ) {
+    return undefined;
+  }
+  const at = Date.parse(text);
+  return Number.isNaN(at) ? undefined : at;
+}
+
+/** What says it is older was dated by a clock that is wrong: no outbox and no broker keeps anything for so long. */
+const OLDEST_MS = 30 * 86_400_000;
+
+/**
+ * Since when a PDU that is queued at `now` has been waiting, ms since the epoch: since it was accepted, as far as that
+ * can be believed, and never since later than now, though the clock of who accepted it may be ahead of ours.
+ */
+export function waitingSince(acceptedAt: number | undefined, now: number): number {
+  if (acceptedAt === undefined || acceptedAt < now - OLDEST_MS) return now;
+  return Math.min(acceptedAt, now);
 }
 
 function textOf<T>(object: JsonObject, key: string, parse: (text: string) => T | undefined): T | undefined {

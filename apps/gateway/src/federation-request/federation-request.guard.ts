@@ -7,6 +7,7 @@ import {
 } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import { parseEventId, parseRoomId, parseUserId, type EventId, type RoomId, type UserId } from '@exeunt/pdu';
+import { currentSpan } from '@exeunt/tracing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { MatrixError } from '../matrix-error/matrix-error.js';
 import { authenticateRequest, type AuthenticatedRequest } from './federation-request.js';
@@ -22,6 +23,7 @@ export class FederationRequestGuard implements CanActivate {
     const request = context.switchToHttp().getRequest<FastifyRequest>();
     const known = await authenticateRequest(request, this.side);
     this.side.heardFrom(known.origin);
+    currentSpan()?.setAttribute('matrix.origin', known.origin);
     authenticated.set(request, known);
     return true;
   }

@@ -3,9 +3,11 @@ import { Command, CommandHandler, type ICommandHandler } from '@nestjs/cqrs';
 import { recordLocalLeave, requestLeave } from '@exeunt/leaving';
 import { serverNameOf, type EventId, type RoomId, type ServerName, type UserId } from '@exeunt/pdu';
 import { isRefusal, type Refusal, type Room } from '@exeunt/room';
+import { currentTraceparent } from '@exeunt/tracing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { makingOf, sayLocally } from '../rooms/local-event.js';
 import { checkIsKnown } from '../rooms/send-state.command.js';
+import { logLeave } from '../send-leave/leave-log.js';
 
 /** A user of ours wants out of a room: leaves it, rejects its invite, retracts a knock. Gives the leave's ID. */
 export class LeaveRoom extends Command<string | Refusal> {
@@ -40,14 +42,18 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
 
   async execute(command: LeaveRoom): Promise<string | Refusal> {
-    const { ourName } = this.side;
-    const { userId, reason } = command;
+    const { ourName, log } = this.side;
+    const { userId, roomId, reason } = command;
     const foreign = checkIsOurs(userId, ourName);
     if (foreign !== undefined) return foreign;
     const tooLong = checkReason(reason);
     if (tooLong !== undefined) return tooLong;
     const local = await this.leaveHere(command);
-    if (isRefusal(local)) return local;
+    if (isRefusal(local)) {
+      logLeave(log, { roomId, origin: ourName }, local);
+      return local;
+    }
+    if (local.kind === 'left') logLeave(log, { roomId, eventId: local.eventId, origin: ourName });
     return local.kind === 'not-resident' ? this.leaveFromAfar(command) : this.record(command, local);
   }
 
@@ -88,21 +94,33 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
   }
 
   private async leaveFromAfar({ userId, roomId, reason, via, waits }: LeaveRoom): Promise<string> {
-    const { leaving, ourName, now, randomId } = this.side;
+    const { leaving, ourName, now, randomId, log } = this.side;
     const leaveId = randomId();
     // Before it begins, or its first round might be over before anybody looks.
     const first = leaving.runner.follow(leaveId, waits ? leaving.deadlineMs : 0);
     const { state } = await leaving.store
       .execute({ userId, roomId }, (state) =>
-        requestLeave(state, { leaveId, reason, via, ourName, now: now() }),
+        requestLeave(state, {
+          leaveId,
+          reason,
+          via,
+          ourName,
+          now: now(),
+          traceparent: currentTraceparent(),
+        }),
       )
       .catch((cause: unknown) => {
         first.giveUp();
         throw cause;
       });
     const leave = state.leave!;
+    const isNew = leave.leaveId === leaveId;
+    log.info(
+      { leave_id: leave.leaveId, room_id: roomId, candidates: leave.candidates },
+      isNew ? 'leave begun' : 'leave known already',
+    );
     // One that was under way before is not waited for again; its next attempt may be hours off.
-    if (!waits || leave.leaveId !== leaveId || leave.status.kind !== 'retrying') first.giveUp();
+    if (!waits || !isNew || leave.status.kind !== 'retrying') first.giveUp();
     await first.ended;
     return leave.leaveId;
   }

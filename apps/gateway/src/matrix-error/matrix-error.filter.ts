@@ -4,6 +4,7 @@ import type { Logger } from 'pino';
 import { DatabaseUnavailable } from '@exeunt/database';
 import { JsonSyntaxError } from '@exeunt/signing';
 import { RoomContended } from '@exeunt/room-store';
+import { inTraceOf } from '../request-trace.js';
 import { MatrixError } from './matrix-error.js';
 
 /** Turns whatever a request ends in into a Matrix error; the only place that does. */
@@ -19,11 +20,14 @@ export class MatrixErrorFilter implements ExceptionFilter {
     const request = http.getRequest<FastifyRequest>();
     const reply = http.getResponse<FastifyReply>();
     const error = this.toMatrixError(thrown, request);
-    if (error.status >= 500) {
-      this.log.error({ err: thrown, method: request.method, url: request.url }, 'request failed');
-    } else {
-      this.log.debug({ method: request.method, url: request.url, ...error.body() }, 'request refused');
-    }
+    // Also where the body was being read, which is no part of the request's own course.
+    inTraceOf(request, () => {
+      if (error.status >= 500) {
+        this.log.error({ err: thrown, method: request.method, url: request.url }, 'request failed');
+      } else {
+        logRefused(this.log, request, error);
+      }
+    });
     if (error.status === 429 || error.status === 503) void reply.header('Retry-After', '1');
     void reply.status(error.status).send(error.body());
   }
@@ -53,6 +57,11 @@ export class MatrixErrorFilter implements ExceptionFilter {
         return new MatrixError(500, 'M_UNKNOWN', 'something is broken on this server');
     }
   }
+}
+
+/** The line that a refused request is found by; its caller has the trace ID from the answer. */
+export function logRefused(log: Logger, { method, url }: FastifyRequest, error: MatrixError): void {
+  log.info({ method, url, status: error.status, ...error.body() }, 'request refused');
 }
 
 /** What a body that is no JSON object is answered with. (HT-04) */

@@ -1,5 +1,7 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 import type { RefusedAddress, RequestOutcome } from '@exeunt/federation-client';
+import type { AttemptOutcome, DestinationQueue } from '@exeunt/sending';
+import { inProportion } from './in-proportion.js';
 
 /** What Prometheus reads of a process, whatever its role. Every no is counted under its rule. */
 export class GatewayMetrics {
@@ -54,23 +56,90 @@ export class GatewayMetrics {
     help: 'Memberships that state resolution gave back to users who had left or were banned',
     registers: [this.registry],
   });
+  readonly #delivery = new Histogram({
+    name: 'exeunt_delivery_seconds',
+    help: 'From the acceptance of a PDU to the 200 of one of its destinations; class failing: the destination failed, or was parked, meanwhile. Clocks of several machines are taken to agree',
+    labelNames: ['class'] as const,
+    // From ten milliseconds to a week: what comes after half a minute has been waiting for a retry.
+    buckets: [
+      0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 3_600, 21_600, 86_400, 259_200,
+      604_800,
+    ],
+    registers: [this.registry],
+  });
+  readonly #transactions = new Counter({
+    name: 'exeunt_transactions_total',
+    help: 'Attempts to send a transaction by outcome: delivered, or why it will be repeated',
+    labelNames: ['outcome'] as const,
+    registers: [this.registry],
+  });
+  readonly #deliveredPdus = new Counter({
+    name: 'exeunt_delivered_pdus_total',
+    help: 'PDUs in delivered transactions, once a destination: taken, or refused for good by its error in the answer',
+    labelNames: ['result'] as const,
+    registers: [this.registry],
+  });
 
   constructor() {
     collectDefaultMetrics({ register: this.registry, prefix: 'exeunt_' });
   }
 
-  /** Where a sender runs; read whenever the metrics are. */
-  countPendingPdus(pendingPdus: () => Promise<number>): void {
+  /**
+   * Where a sender runs: what waits, read from the database when the metrics are, but for little of the time. While the
+   * database does not answer these two are left out, and the others are still told.
+   */
+  readQueue(queue: Pick<DestinationQueue, 'countPending' | 'countByState'>): void {
+    const countPending = inProportion(
+      () => queue.countPending(),
+      () => performance.now(),
+    );
+    const countByState = inProportion(
+      () => queue.countByState(),
+      () => performance.now(),
+    );
+    const shared =
+      'every sender on one database reports the same, so take the max and not the sum; with millions of PDUs some seconds old';
     this.registry.registerMetric(
       new Gauge({
         name: 'exeunt_pending_pdus',
-        help: 'PDUs that some server has yet to acknowledge',
+        help: `PDUs that some server has yet to acknowledge, once a server; ${shared}`,
         registers: [],
         async collect() {
-          this.set(await pendingPdus());
+          this.remove();
+          const pending = await countPending().catch(() => undefined);
+          if (pending !== undefined) this.set(pending);
         },
       }),
     );
+    this.registry.registerMetric(
+      new Gauge({
+        name: 'exeunt_destinations',
+        help: `Servers that anything was ever sent to, by state; ${shared}`,
+        labelNames: ['state'] as const,
+        registers: [],
+        async collect() {
+          this.reset();
+          const counts = await countByState().catch(() => ({}));
+          for (const [state, count] of Object.entries(counts)) this.set({ state }, count);
+        },
+      }),
+    );
+  }
+
+  attempt({
+    outcome,
+    pdus,
+    pduErrors,
+    waits,
+  }: Pick<AttemptOutcome, 'outcome' | 'pdus' | 'pduErrors' | 'waits'>): void {
+    this.#transactions.inc({ outcome });
+    for (const { waitedMs, wasHindered } of waits) {
+      this.#delivery.observe({ class: wasHindered ? 'failing' : 'healthy' }, waitedMs / 1000);
+    }
+    if (outcome !== 'delivered') return;
+    // A peer may name a PDU in its answer but once, so there are no more errors than PDUs.
+    this.#deliveredPdus.inc({ result: 'taken' }, pdus - pduErrors.length);
+    this.#deliveredPdus.inc({ result: 'refused' }, pduErrors.length);
   }
 
   leave(refusedBy: string | undefined): void {

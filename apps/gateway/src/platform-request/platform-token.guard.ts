@@ -30,6 +30,18 @@ export class PlatformTokenGuard implements CanActivate {
   }
 }
 
+/**
+ * For a listener, before a body is read: lets the platform API's routes be asked by those who bear the token alone, and
+ * gives whether it was such a request.
+ */
+export function admitPlatform(guard: PlatformTokenGuard): (request: FastifyRequest) => boolean {
+  return (request) => {
+    if (!request.url.startsWith('/v1/') || request.is404) return false;
+    guard.check(request);
+    return true;
+  };
+}
+
 /** Digests are of one length, which the comparison needs, and tell nothing of the token's. */
 function digest(text: string): Buffer {
   return createHash('sha256').update(text).digest();

@@ -11,6 +11,7 @@ import {
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { refusalToMatrixError } from '../matrix-error/matrix-error.js';
 import { AcceptMembership } from '../member-handshake/accept-membership.command.js';
+import { logLeave } from './leave-log.js';
 
 /**
  * `PUT send_leave`, v2 and the v1 that older peers still call; both for rooms of every version. (TOP-01, SL-01, SL-02)
@@ -45,7 +46,10 @@ export class SendLeaveController {
     const answer = await this.commands.execute(
       new AcceptMembership('leave', roomId, eventId, origin, content ?? {}),
     );
-    this.side.metrics.leave(isRefusal(answer) ? answer.rule : undefined);
-    if (isRefusal(answer)) throw refusalToMatrixError(answer);
+    const { metrics, log } = this.side;
+    const refusal = isRefusal(answer) ? answer : undefined;
+    metrics.leave(refusal?.rule);
+    logLeave(log, { roomId, eventId, origin }, refusal);
+    if (refusal !== undefined) throw refusalToMatrixError(refusal);
   }
 }
