@@ -1,4 +1,5 @@
-import { addSignature, eventIdOf } from '@exeunt/pdu';
+import { addSignature, eventIdOf, type ServerName, type UserId } from '@exeunt/pdu';
+import { draftEvent } from '@exeunt/room';
 import { roomVersion } from '@exeunt/room-version';
 import { stringifyJson, withKeys, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { federationUri } from './harness/leaving-user.js';
@@ -109,6 +110,28 @@ export function putTransaction(
 export function countersigned(ours: LeaveServer, invite: SignedInvite): JsonObject {
   const { signingKey } = ours.running.platform.side;
   return addSignature(invite.event, roomVersion(invite.version)!, ours.name, signingKey);
+}
+
+/** What a good resident of the peer's room answers `make_leave` with. */
+export function leaveTemplateOf(
+  { builder, version }: PeerRoom,
+  server: ServerName,
+  userId: string,
+): JsonObject {
+  const user = userId as UserId;
+  const event = draftEvent(
+    builder.room,
+    {
+      type: 'm.room.member',
+      sender: user,
+      stateKey: user,
+      content: { membership: 'leave' },
+      originServerTs: 1,
+      origin: server,
+    },
+    { alwaysOrigin: true },
+  );
+  return { room_version: version, event };
 }
 
 /** Compared as text: nothing may have changed, numbers included. */

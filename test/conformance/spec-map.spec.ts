@@ -30,6 +30,7 @@ const required: Readonly<Record<string, string>> = {
   AE: '01-08',
   AU: '01-07 20-25 30-34',
   PL: '01-04',
+  KN: '01-04',
   TX: '01-04 06-09',
   BR: '01-05 07',
   FE: '01-10',

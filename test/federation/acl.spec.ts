@@ -4,7 +4,7 @@ import { signJson, withKeys, type JsonObject } from '@exeunt/signing';
 import { asking, everyQuestion } from '../harness/asking-history.js';
 import { citing } from '../harness/citing.js';
 import { delivered, importRoom, type ImportedRoom } from '../harness/imported-room.js';
-import { makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
+import { makeKnock, makeLeave, sendKnock, sendLeave, signTemplate } from '../harness/leaving-user.js';
 import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
 import { respond, startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 
@@ -124,6 +124,28 @@ describe.each(['1', '6', '11', '12'])('a server that an ACL bans from a room of 
     expect((await ask(leaver, room)).status).toBe(200);
   });
 });
+
+describe.each(['7', '11', '12'])(
+  'a server that an ACL bans from a room of version %s where one may knock',
+  (version) => {
+    it('gets no template for a knock, and hands none in (AC-05, KN-01, KN-02)', async () => {
+      const room = await roomOf(version);
+      await room.say('m.room.join_rules', '', { join_rule: 'knock' });
+      const kurt = `@kurt:${leaver.name}`;
+      const made = await makeKnock(leaver, ours, room.roomId, kurt, [version]);
+      const knock = signTemplate(leaver, version, (made.json as JsonObject)['event'] as JsonObject);
+      await room.say('m.room.server_acl', '', { allow: ['*'], deny: ['127.0.0.2'] });
+      const before = await room.position();
+      for (const answer of [
+        await makeKnock(leaver, ours, room.roomId, kurt, [version]),
+        await sendKnock(leaver, ours, knock),
+      ]) {
+        expect([answer.status, answer.json]).toEqual(denied);
+      }
+      expect(await room.position()).toBe(before);
+    });
+  },
+);
 
 describe('an ACL', () => {
   const allowed = 200;

@@ -2,8 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { eventIdOf, isPduFault, parsePdu, redact, type ServerName, type UserId } from '@exeunt/pdu';
-import { draftEvent } from '@exeunt/room';
+import { eventIdOf, isPduFault, parsePdu, redact, type ServerName } from '@exeunt/pdu';
 import { roomVersion, roomVersionIds } from '@exeunt/room-version';
 import {
   isJsonObject,
@@ -18,7 +17,14 @@ import { delivered, importRoom } from '../harness/imported-room.js';
 import { buildProgram, startLeaveProcess } from '../harness/leave-process.js';
 import { freePort, startLeaveServer, settle, type LeaveServer } from '../harness/leave-server.js';
 import { respond, startRemoteServer, type PeerHandler, type RemoteServer } from '../harness/remote-server.js';
-import { countersigned, inviteOurUser, membershipsOf, roomOf, type PeerRoom } from '../leaving-harness.js';
+import {
+  countersigned,
+  inviteOurUser,
+  leaveTemplateOf,
+  membershipsOf,
+  roomOf,
+  type PeerRoom,
+} from '../leaving-harness.js';
 
 let ours: LeaveServer;
 let peer: RemoteServer;
@@ -48,23 +54,8 @@ const makeLeavePath = (roomId: string) =>
 const sendLeavePath = (api: string, roomId: string) =>
   `/_matrix/federation/${api}/send_leave/${encodeURIComponent(roomId).replace('!', '%21')}/`;
 
-/** What a good resident answers `make_leave` with. */
-function template({ builder, version }: PeerRoom, server: ServerName, userId = bob): JsonObject {
-  const user = userId as UserId;
-  const event = draftEvent(
-    builder.room,
-    {
-      type: 'm.room.member',
-      sender: user,
-      stateKey: user,
-      content: { membership: 'leave' },
-      originServerTs: 1,
-      origin: server,
-    },
-    { alwaysOrigin: true },
-  );
-  return { room_version: version, event };
-}
+const template = (room: PeerRoom, server: ServerName, userId = bob): JsonObject =>
+  leaveTemplateOf(room, server, userId);
 
 /** The peer answers `make_leave` of the room with this. */
 function givesTemplate(resident: RemoteServer, roomId: string, answer: JsonObject | PeerHandler): void {

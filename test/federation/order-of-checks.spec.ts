@@ -4,7 +4,7 @@ import { eventIdOf, signPdu } from '@exeunt/pdu';
 import { roomVersion } from '@exeunt/room-version';
 import { JsonNumber, withKeys, withoutKeys, type JsonObject, type SigningKey } from '@exeunt/signing';
 import { delivered, importRoom, type ImportedRoom } from '../harness/imported-room.js';
-import { federationUri, makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
+import { federationUri, makeKnock, makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
 import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
 import { startRemoteServer, type PeerResponse, type RemoteServer } from '../harness/remote-server.js';
 
@@ -25,8 +25,20 @@ const answers = {
 type Row = keyof typeof answers;
 const rows = Object.keys(answers).map(Number) as Row[];
 
+/** Of `send_leave`. */
 const endpoints = ['v1', 'v2'] as const;
-type Endpoint = (typeof endpoints)[number];
+const paths = { v1: 'v1/send_leave', v2: 'v2/send_leave', knock: 'v1/send_knock' } as const;
+type Put = keyof typeof paths;
+
+interface Told {
+  readonly status: number;
+  readonly errcode: string;
+  readonly rule: string;
+}
+
+/** `send_knock` is held to what `send_leave` is, by a requirement of its own. (KN-02) */
+const answerTo = (put: Put, row: Row): Told =>
+  put === 'knock' && (row === 9 || row === 10) ? { ...answers[row], rule: 'KN-02' } : answers[row];
 
 let ours: LeaveServer;
 let leaver: RemoteServer;
@@ -63,6 +75,25 @@ function invitedRoom(
   });
 }
 
+/** alice of ours and a user of the observer's are joined; whoever is not may knock. */
+function knockableRoom(version: string): Promise<ImportedRoom> {
+  return importRoom(ours, {
+    version,
+    peers: [leaver, observer],
+    grow(builder, alice) {
+      builder.member(`@olga:${observer.name}`, 'join');
+      const content = { join_rule: 'knock' };
+      builder.say({ sender: alice, type: 'm.room.join_rules', stateKey: '', content });
+    },
+  });
+}
+
+async function knockTemplateOf(room: ImportedRoom): Promise<JsonObject> {
+  const made = await makeKnock(leaver, ours, room.roomId, bobOf(leaver), [room.version]);
+  expect(made.status).toBe(200);
+  return (made.json as JsonObject)['event'] as JsonObject;
+}
+
 async function templateOf(room: ImportedRoom): Promise<JsonObject> {
   const made = await makeLeave(leaver, ours, room.roomId, bobOf(leaver));
   expect(made.status).toBe(200);
@@ -77,34 +108,37 @@ async function abandon(room: ImportedRoom): Promise<void> {
   await room.say('m.room.member', room.alice, { membership: 'leave' });
 }
 
-function expectRefusal(answer: PeerResponse, { status, errcode, rule }: (typeof answers)[Row]): void {
+function expectRefusal(answer: PeerResponse, { status, errcode, rule }: Told): void {
   expect([answer.status, answer.json]).toEqual([status, { errcode, error: expect.any(String), rule }]);
 }
 
 describe.each(['1', '5', '6', '11', '12'])('in a room of version %s', (version) => {
   const rules = roomVersion(version)!;
   const applies = (row: Row): boolean => row !== 7 || rules.strictCanonicalJson;
-  /** By what is the case with them: `abandoned`, `denied`. */
+  const puts: readonly Put[] = rules.knocking ? ['v1', 'v2', 'knock'] : endpoints;
+  /** By whether they are for knocks, and what is the case with them: `abandoned`, `denied`. */
   const rooms = new Map<string, { readonly room: ImportedRoom; readonly template: JsonObject }>();
 
   beforeAll(async () => {
     for (const isAbandoned of [false, true]) {
       for (const isDenied of [false, true]) {
-        const room = await invitedRoom(version);
-        const template = await templateOf(room);
-        if (isDenied) await deny(room);
-        if (isAbandoned) await abandon(room);
-        rooms.set(`${isAbandoned} ${isDenied}`, { room, template });
+        for (const isForKnocks of rules.knocking ? [false, true] : [false]) {
+          const room = await (isForKnocks ? knockableRoom : invitedRoom)(version);
+          const template = await (isForKnocks ? knockTemplateOf : templateOf)(room);
+          if (isDenied) await deny(room);
+          if (isAbandoned) await abandon(room);
+          rooms.set(`${isForKnocks} ${isAbandoned} ${isDenied}`, { room, template });
+        }
       }
     }
   });
 
   /** A request that is wrong in every one of the rows, and in nothing else. */
   async function violate(
-    endpoint: Endpoint,
+    put: Put,
     wrong: ReadonlySet<Row>,
   ): Promise<{ readonly answer: PeerResponse; readonly room: ImportedRoom; readonly moved: number }> {
-    const { room, template } = rooms.get(`${wrong.has(5)} ${wrong.has(6)}`)!;
+    const { room, template } = rooms.get(`${put === 'knock'} ${wrong.has(5)} ${wrong.has(6)}`)!;
     const draft = withKeys(withoutKeys(template, 'origin', ...(wrong.has(8) ? ['depth'] : [])), {
       ...(rules.eventIdFormat === 'opaque-in-pdu'
         ? { event_id: `$${randomBytes(9).toString('base64url')}:${leaver.name}` }
@@ -123,7 +157,7 @@ describe.each(['1', '5', '6', '11', '12'])('in a room of version %s', (version) 
     const before = await room.position();
     const answer = await leaver.request({
       method: wrong.has(1) ? 'POST' : 'PUT',
-      uri: federationUri(`${endpoint}/send_leave`, room.roomId, eventId),
+      uri: federationUri(paths[put], room.roomId, eventId),
       destination: ours.name,
       baseUrl: ours.federationUrl,
       body: event,
@@ -136,11 +170,11 @@ describe.each(['1', '5', '6', '11', '12'])('in a room of version %s', (version) 
   }
 
   const single = rows.filter(applies);
-  it.each(endpoints.flatMap((endpoint) => single.map((row) => [endpoint, row] as const)))(
+  it.each(puts.flatMap((put) => single.map((row) => [put, row] as const)))(
     '%s: row %s alone is told as its own error, and the log stays as it was',
-    async (endpoint, row) => {
-      const { answer, moved } = await violate(endpoint, new Set([row]));
-      expectRefusal(answer, answers[row]);
+    async (put, row) => {
+      const { answer, moved } = await violate(put, new Set([row]));
+      expectRefusal(answer, answerTo(put, row));
       expect(moved).toBe(0);
     },
   );
@@ -148,17 +182,17 @@ describe.each(['1', '5', '6', '11', '12'])('in a room of version %s', (version) 
   const pairs = single.flatMap((earlier) =>
     single.filter((one) => one > earlier).map((one) => [earlier, one] as const),
   );
-  it.each(endpoints.flatMap((endpoint) => pairs.map((pair) => [endpoint, ...pair] as const)))(
+  it.each(puts.flatMap((put) => pairs.map((pair) => [put, ...pair] as const)))(
     '%s: row %s goes before row %s, and the log stays as it was',
-    async (endpoint, earlier, one) => {
-      const { answer, moved } = await violate(endpoint, new Set([earlier, one]));
-      expectRefusal(answer, answers[earlier]);
+    async (put, earlier, one) => {
+      const { answer, moved } = await violate(put, new Set([earlier, one]));
+      expectRefusal(answer, answerTo(put, earlier));
       expect(moved).toBe(0);
     },
   );
 
-  it.each(endpoints)('%s: everything wrong at once is told as a wrong method', async (endpoint) => {
-    expectRefusal((await violate(endpoint, new Set(single))).answer, answers[1]);
+  it.each(puts)('%s: everything wrong at once is told as a wrong method', async (put) => {
+    expectRefusal((await violate(put, new Set(single))).answer, answerTo(put, 1));
   });
 
   describe.each(endpoints)('by %s', (endpoint) => {
@@ -306,7 +340,7 @@ describe.each(['1', '5', '6', '11', '12'])('in a room of version %s', (version) 
 describe('a template is asked for', () => {
   const wrongs = ['method', 'auth', 'path', 'room', 'acl', 'user', 'membership'] as const;
   type Wrong = (typeof wrongs)[number];
-  const told: Record<Wrong, { readonly status: number; readonly errcode: string; readonly rule: string }> = {
+  const told: Record<Wrong, Told> = {
     method: answers[1],
     auth: answers[3],
     path: { status: 400, errcode: 'M_INVALID_PARAM', rule: 'ID-05' },

@@ -608,6 +608,8 @@ describe('our own keys', () => {
     ['GET', 'v1/make_leave'],
     ['PUT', 'v1/send_leave'],
     ['PUT', 'v2/send_leave'],
+    ['GET', 'v1/make_knock'],
+    ['PUT', 'v1/send_knock'],
     ['GET', 'v1/event_auth'],
   ] as const)('%s %s is for signed requests alone (RA-16)', async (method, endpoint) => {
     expectUnauthorized(await unsigned(method, federationUri(endpoint, room.roomId, bob)), 'RA-16');

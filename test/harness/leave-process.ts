@@ -21,6 +21,8 @@ export interface LeaveProcessOptions {
   /** Free ports, the same at every start. */
   readonly federationPort: number;
   readonly platformPort: number;
+  /** More of its environment, or other than usual. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 /** Builds the program where the sources are newer; anybody who starts it first does so. */
@@ -37,7 +39,7 @@ export async function buildProgram(): Promise<void> {
 export async function startLeaveProcess(options: LeaveProcessOptions): Promise<LeaveProcess> {
   const { dataDirectory, federationPort, platformPort } = options;
   const token = 'a-token-of-the-kill-test';
-  const name = `127.0.0.1:${federationPort}`;
+  const name = options.environment?.['EXEUNT_SERVER_NAME'] ?? `127.0.0.1:${federationPort}`;
   const child = spawn(
     `${root}node_modules/.bin/node`,
     ['--disable-warning=ExperimentalWarning', `${root}dist/apps/gateway/src/main.js`],
@@ -55,6 +57,7 @@ export async function startLeaveProcess(options: LeaveProcessOptions): Promise<L
         EXEUNT_FEDERATION_ALLOW_NETWORKS: '127.0.0.0/8',
         EXEUNT_SENDER_BACKOFF_MIN_MS: '50',
         EXEUNT_LOG_LEVEL: 'info',
+        ...options.environment,
       },
     },
   );
@@ -89,7 +92,7 @@ export async function startLeaveProcess(options: LeaveProcessOptions): Promise<L
   );
   return {
     name,
-    federationUrl: `https://${name}`,
+    federationUrl: `https://127.0.0.1:${federationPort}`,
     ok,
     async kill() {
       child.kill('SIGKILL');

@@ -40,6 +40,38 @@ export function sendLeave(
   });
 }
 
+/** `GET make_knock` by a peer that knows these room versions. */
+export function makeKnock(
+  peer: RemoteServer,
+  ours: LeaveServer,
+  roomId: string,
+  userId: string,
+  versions: readonly string[],
+): Promise<PeerResponse> {
+  const query = versions.map((version) => `ver=${encodeURIComponent(version)}`).join('&');
+  return peer.request({
+    method: 'GET',
+    uri: `${federationUri('v1/make_knock', roomId, userId)}${query === '' ? '' : `?${query}`}`,
+    destination: ours.name,
+    baseUrl: ours.federationUrl,
+  });
+}
+
+/** `PUT send_knock` by a peer. */
+export function sendKnock(
+  peer: RemoteServer,
+  ours: LeaveServer,
+  knock: { readonly roomId: string; readonly eventId: string; readonly event: JsonObject },
+): Promise<PeerResponse> {
+  return peer.request({
+    method: 'PUT',
+    uri: federationUri('v1/send_knock', knock.roomId, knock.eventId),
+    destination: ours.name,
+    baseUrl: ours.federationUrl,
+    body: knock.event,
+  });
+}
+
 let opaque = 0;
 
 /** A signed event of the peer's out of a template, with what it changes in it, and its ID. */

@@ -3,7 +3,7 @@ import type { ServerName } from '@exeunt/pdu';
 import type { Ed25519, SigningKey } from '@exeunt/signing';
 import type { KeyRing, OwnKeys } from '@exeunt/key-ring';
 import type { FederationClient } from '@exeunt/federation-client';
-import type { HandshakeRunner, LeavingStore } from '@exeunt/leaving';
+import type { HandshakeRunner, LeaveAllRunner, LeaveAllStore, LeavingStore } from '@exeunt/leaving';
 import type { RoomStore } from '@exeunt/room-store';
 import type { RequestKeys } from './federation-request/federation-request.js';
 import type { LocalMemberships } from './leave-room/local-memberships.js';
@@ -22,6 +22,12 @@ export interface LeavingSide {
   readonly deadlineMs: number;
 }
 
+/** Users of ours who leave every room. */
+export interface LeaveAllSide {
+  readonly store: LeaveAllStore;
+  readonly runner: LeaveAllRunner;
+}
+
 /** What every slice of the gateway stands on, made once by the composition root. */
 export interface FederationSide {
   readonly ourName: ServerName;
@@ -33,6 +39,7 @@ export interface FederationSide {
   readonly client: FederationClient;
   readonly rooms: RoomStore;
   readonly leaving: LeavingSide;
+  readonly leaveAll: LeaveAllSide;
   readonly localMemberships: LocalMemberships;
   readonly receivedTransactions: ReceivedTransactions;
   readonly invitesUnderWay: InvitesUnderWay;

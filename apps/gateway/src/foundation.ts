@@ -9,7 +9,7 @@ import {
   type RequestOutcome,
 } from '@exeunt/federation-client';
 import { OwnKeys, ServerKeys1700000000001 } from '@exeunt/key-ring';
-import { leavingMigrations } from '@exeunt/leaving';
+import { LeaveAll1700000000050, leavingMigrations } from '@exeunt/leaving';
 import {
   EmbeddedBus1700000000002,
   EmbeddedMessageBus,
@@ -64,6 +64,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       ReceivedTransactions1700000000005,
       InvitesUnderWay1700000000006,
       IngestWaiting1700000000010,
+      LeaveAll1700000000050,
     ],
     onIdleError: (error) => log.warn({ err: error }, 'a database connection broke while idle'),
   });

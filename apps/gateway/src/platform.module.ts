@@ -4,6 +4,9 @@ import { FederationSender } from '@exeunt/sending';
 import { ServerDiscovery } from '@exeunt/server-discovery';
 import { FEDERATION_SIDE, type FederationSide } from './federation-side.js';
 import { JoinsController } from './join-room/joins.controller.js';
+import { LeaveAllHandler } from './leave-room/leave-all.command.js';
+import { LeaveAllController } from './leave-room/leave-all.controller.js';
+import { LeaveAllStandingHandler } from './leave-room/leave-all.query.js';
 import { LeaveRoomHandler } from './leave-room/leave-room.command.js';
 import { LeavesController, UsersController } from './leave-room/leaves.controller.js';
 import { MembershipsHandler } from './leave-room/memberships.query.js';
@@ -37,6 +40,7 @@ export class PlatformModule {
         RoomsController,
         ...(parts.sender === undefined ? [] : [DestinationsController]),
         JoinsController,
+        LeaveAllController,
         LeavesController,
         OperationsController,
         UsersController,
@@ -54,6 +58,8 @@ export class PlatformModule {
         ExplainHandler,
         ImportRoomHandler,
         InviteUserHandler,
+        LeaveAllHandler,
+        LeaveAllStandingHandler,
         LeaveRoomHandler,
         MembershipsHandler,
         SendStateHandler,

@@ -4,7 +4,14 @@ import type { Configuration } from '@exeunt/configuration';
 import { OneAtATime, type Database } from '@exeunt/database';
 import { TypeormEventStore, type OutboxEntry } from '@exeunt/event-store';
 import { DatabaseServerKeyStore, KeyRing } from '@exeunt/key-ring';
-import { HandshakeRunner, LeavingFactsRelay, LeavingStore } from '@exeunt/leaving';
+import {
+  HandshakeRunner,
+  LeaveAllRunner,
+  LeaveAllStore,
+  LeavingFactsRelay,
+  LeavingStore,
+  type RoomLeft,
+} from '@exeunt/leaving';
 import type { MessageBus } from '@exeunt/message-bus';
 import { OutboxRelay } from '@exeunt/outbox-relay';
 import type { RoomId } from '@exeunt/pdu';
@@ -17,7 +24,9 @@ import { traceIdIn, type Tracing } from '@exeunt/tracing';
 import type { FederationSide } from './federation-side.js';
 import { openFoundation, type Foundation } from './foundation.js';
 import { ingestingSide } from './ingest/ingesting-side.js';
+import { LeaveRoom, LeaveRoomHandler } from './leave-room/leave-room.command.js';
 import { LocalMemberships } from './leave-room/local-memberships.js';
+import { roomsOf } from './leave-room/memberships.query.js';
 import type { GatewayMetrics } from './operations/metrics.js';
 import type { Readiness } from './operations/operations.controller.js';
 import { ReceivedTransactions } from './receive-transaction/received-transactions.js';
@@ -39,7 +48,10 @@ export interface Platform {
   close(): Promise<void>;
 }
 
-/** Of the processes on a database the one that holds this advisory lock relays; any fixed number does. */
+/**
+ * Of the processes on a database the one that holds this advisory lock relays, and takes users out of all of their rooms;
+ * any fixed number does.
+ */
 const RELAY_LOCK = 4_977_302_615_188n;
 
 /** A state reset is within the rules, and yet shows people in a room who have left it: somebody should look. */
@@ -57,6 +69,12 @@ function watchForReturns(
       log.warn(by, 'state resolution gave a membership back to a user who was out');
     }
   }
+}
+
+/** As one of the many rooms of a user who leaves everything. */
+async function leaveWithoutWaiting(side: FederationSide, wish: LeaveRoom): Promise<RoomLeft> {
+  const left = await new LeaveRoomHandler(side).execute(wish);
+  return typeof left === 'string' ? { leaveId: left } : { refused: { rule: left.rule, detail: left.detail } };
 }
 
 /**
@@ -96,6 +114,16 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
   const randomId = (): string => randomBytes(18).toString('base64url');
   const leavingStore = new LeavingStore(database);
   const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, onProblem });
+  const leaveAllStore = new LeaveAllStore(database);
+  const leaveAll = new LeaveAllRunner({
+    store: leaveAllStore,
+    roomsOf: (userId) => roomsOf(side, userId),
+    leave: (userId, roomId, reason) =>
+      leaveWithoutWaiting(side, new LeaveRoom(userId, roomId, reason, [], false)),
+    bounds: backoff,
+    onOutcome: (kind) => metrics.leaveAllRoom(kind),
+    onProblem,
+  });
   const handshakes = new HandshakeRunner({
     store: leavingStore,
     client,
@@ -130,6 +158,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
       tracing,
     }),
     leaving: { store: leavingStore, runner: handshakes, deadlineMs: handshakeDeadlineMs },
+    leaveAll: { store: leaveAllStore, runner: leaveAll },
     localMemberships,
     receivedTransactions: new ReceivedTransactions(database),
     invitesUnderWay: new InvitesUnderWay(database, Date.now),
@@ -145,7 +174,7 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
   const relaying = new OneAtATime({
     database,
     lock: RELAY_LOCK,
-    work: [relay, leavingRelay, ingesting.retries],
+    work: [relay, leavingRelay, ingesting.retries, leaveAll],
     onChange: (holds) => log[level](holds ? 'relays from here on' : 'relays no more'),
     onProblem,
   });

@@ -13,6 +13,7 @@ import {
   unparkDestination,
   type Printing,
 } from './destinations.js';
+import { leaveAll } from './leave-all.js';
 
 /*
  * Terminal commands of an operator, over the platform API; they open no database themselves.
@@ -57,6 +58,39 @@ program
   .action(async (rooms: string[]) => {
     process.exitCode = await checkLogs(api(), rooms, process.stdout);
   });
+
+program
+  .command('leave-all')
+  .description('take a user out of every room, or watch how that goes on')
+  .argument('<user>', 'the user ID')
+  .option('--reason <text>', 'why, for the rooms')
+  .option('--include <membership...>', 'join, invite or knock alone, or some of them')
+  .option('--wait <seconds>', 'how long to wait for servers that have still to be told', '30')
+  .option('--yes', 'do not ask')
+  .option('--json', 'the report for programs')
+  .addHelpText(
+    'after',
+    '\nExit code: 0 every room knows, 1 some room refuses, 3 some server has still to be told.',
+  )
+  .action(
+    async (
+      userId: string,
+      options: { reason?: string; include?: string[]; wait: string; yes?: boolean; json?: boolean },
+    ) => {
+      const { reason, include, wait, yes = false, json = false } = options;
+      const wish = { userId, yes, json, waitMs: Number(wait) * 1000, everyMs: 500 };
+      if (!(wish.waitMs >= 0)) throw new Error('--wait is not a number of seconds');
+      process.exitCode = await leaveAll(
+        api(),
+        {
+          ...wish,
+          ...(reason === undefined ? {} : { reason }),
+          ...(include === undefined ? {} : { include }),
+        },
+        { in: process.stdin, out: process.stdout, err: process.stderr },
+      );
+    },
+  );
 
 const onDestinations = program
   .command('destinations')

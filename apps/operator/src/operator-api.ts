@@ -26,13 +26,14 @@ export class OperatorApi {
    * The JSON answer. Throws an {@link ApiError} in the server's words for anything but a good status, and an `Error`
    * where nobody answers, or not in JSON.
    */
-  async call<Answer>(method: 'GET' | 'POST', path: string): Promise<Answer> {
+  async call<Answer>(method: 'GET' | 'POST', path: string, body?: object): Promise<Answer> {
     let response: Response;
     let text: string;
     try {
       response = await fetch(`${this.url}${path}`, {
         method,
         headers: { Authorization: `Bearer ${this.#token}` },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       });
       text = await response.text();
     } catch (cause) {

@@ -5,6 +5,19 @@ export * from './domain-events.js';
 export { answeredKnock, isFactForTheBus, LEAVING_SOURCE, messageOf } from './facts.js';
 export { LeavingFactsRelay, type LeavingFactsRelayOptions } from './facts-relay.js';
 export { HandshakeRunner, type HandshakeRunnerOptions, type LeaveClient } from './handshake-runner.js';
+export { LeaveAll1700000000050 } from './leave-all.migration.js';
+export { LeaveAllRunner, maxSweeps, type LeaveAllRunnerOptions, type RoomLeft } from './leave-all-runner.js';
+export {
+  LeaveAllStore,
+  memberships,
+  type LeaveAllCounts,
+  type LeaveAllRun,
+  type MembershipToLeave,
+  type OpenRoom,
+  type RoomOutcome,
+  type RoomSaid,
+  type RoomToLeave,
+} from './leave-all-store.js';
 export {
   evolve as evolveLeaving,
   initialLeaving,

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import type { RoomId, ServerName, UserId } from '@exeunt/pdu';
+import type { Pdu, RoomId, ServerName, UserId } from '@exeunt/pdu';
 import { paperServer, RoomBuilder } from '../../../test/harness/room-builder.js';
-import { admitServer, checkIsOwnLeave, checkIsUserOf } from './accept-leave.js';
+import { admitServer, checkIsOwnMembership, checkIsUserOf, checkKnowsVersion } from './accept-leave.js';
 import { initialRoom } from './room.js';
 
 const alice = '@alice:hub.example';
@@ -71,51 +71,83 @@ describe('a server that asks about a room', () => {
   });
 });
 
-describe('a PDU that is put to send_leave', () => {
-  const leave = { sender: bob, type: 'm.room.member', stateKey: bob, content: { membership: 'leave' } };
+describe.each([
+  { membership: 'leave', endpoint: 'send_leave', rule: 'SL-03', pathRule: 'SL-07' },
+  { membership: 'knock', endpoint: 'send_knock', rule: 'KN-02', pathRule: 'KN-02' },
+] as const)('a PDU that is put to $endpoint', ({ membership, rule, pathRule }) => {
+  const own = { sender: bob, type: 'm.room.member', stateKey: bob, content: { membership } };
+  const to = (built: RoomBuilder, pdu: Pdu) => ({
+    membership,
+    roomId: built.roomId,
+    eventId: pdu.eventId as string,
+    origin: away,
+  });
 
-  it('is taken where it is the leave of the origin’s own user, for this room and ID', () => {
+  it('is taken where it is that of the origin’s own user, for this room and ID', () => {
     const built = room();
-    const pdu = built.make(leave);
-    expect(
-      checkIsOwnLeave(pdu, { roomId: built.roomId, eventId: pdu.eventId, origin: away }),
-    ).toBeUndefined();
+    const pdu = built.make(own);
+    expect(checkIsOwnMembership(pdu, to(built, pdu))).toBeUndefined();
   });
 
   it.each([
     ['another type', { type: 'm.room.message' }, 'm.room.message'],
     ['another membership', { content: { membership: 'join' } }, 'membership'],
+    [
+      'the membership of the other handshake',
+      { content: { membership: membership === 'leave' ? 'knock' : 'leave' } },
+      'membership',
+    ],
     ['no membership', { content: {} }, 'membership'],
     ['a state_key that is not the sender', { stateKey: alice }, 'state_key'],
     ['a sender of another server', { sender: alice, stateKey: alice }, alice],
-  ])('is refused with %s (SL-03, SL-10)', (_name, change, detail) => {
+  ])('is refused with %s (SL-03, SL-10, KN-02)', (_name, change, detail) => {
     const built = room();
-    const pdu = built.make({ ...leave, ...change });
-    expect(checkIsOwnLeave(pdu, { roomId: built.roomId, eventId: pdu.eventId, origin: away })).toMatchObject({
+    const pdu = built.make({ ...own, ...change });
+    expect(checkIsOwnMembership(pdu, to(built, pdu))).toMatchObject({
       refused: 'wrong-parameter',
-      rule: 'SL-03',
+      rule,
       detail: expect.stringContaining(detail),
     });
   });
 
-  it('is refused without a state_key (SL-03)', () => {
+  it('is refused without a state_key (SL-03, KN-02)', () => {
     const built = room();
-    const pdu = built.make({ sender: bob, type: 'm.room.member', content: { membership: 'leave' } });
-    expect(checkIsOwnLeave(pdu, { roomId: built.roomId, eventId: pdu.eventId, origin: away })).toMatchObject({
-      rule: 'SL-03',
+    const pdu = built.make({ sender: bob, type: 'm.room.member', content: { membership } });
+    expect(checkIsOwnMembership(pdu, to(built, pdu))).toMatchObject({
+      rule,
       detail: expect.stringContaining('state_key'),
     });
   });
 
-  it('is refused under another ID or for another room than the path names (SL-07)', () => {
+  it('is refused under another ID or for another room than the path names (SL-07, KN-02)', () => {
     const built = room();
-    const pdu = built.make(leave);
-    const request = { roomId: built.roomId, eventId: pdu.eventId as string, origin: away };
-    expect(checkIsOwnLeave(pdu, { ...request, eventId: '$other' })).toMatchObject({ rule: 'SL-07' });
-    expect(checkIsOwnLeave(pdu, { ...request, roomId: '!other:hub.example' as RoomId })).toMatchObject({
+    const pdu = built.make(own);
+    const request = to(built, pdu);
+    expect(checkIsOwnMembership(pdu, { ...request, eventId: '$other' })).toMatchObject({ rule: pathRule });
+    expect(checkIsOwnMembership(pdu, { ...request, roomId: '!other:hub.example' as RoomId })).toMatchObject({
       refused: 'wrong-parameter',
-      rule: 'SL-07',
+      rule: pathRule,
     });
+  });
+});
+
+describe('a server that names the room versions it knows', () => {
+  it.each([
+    [['11'], true],
+    [['1', '7', '11'], true],
+    [[], false],
+    [['1'], false],
+    [['11.0', '011', ' 11'], false],
+  ])('%j: can take part in a room of version 11: %s (KN-01)', (versions, can) => {
+    const refusal = checkKnowsVersion(room().room, versions);
+    expect(refusal === undefined).toBe(can);
+    if (!can) {
+      expect(refusal).toMatchObject({
+        refused: 'incompatible-room-version',
+        rule: 'KN-01',
+        roomVersion: '11',
+      });
+    }
   });
 });
 

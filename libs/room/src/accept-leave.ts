@@ -34,25 +34,54 @@ export function checkServerAcl(room: Room, origin: ServerName): Refusal | undefi
   };
 }
 
+/** What users of other servers hand in by a handshake with us: `make_leave` and `send_leave`, or `…_knock`. */
+export type OwnMembership = 'leave' | 'knock';
+
+/** The requirements that a PDU of each handshake is held to: for what it is, and for where it was put. */
+const handshakeRules: Readonly<Record<OwnMembership, { readonly event: string; readonly path: string }>> = {
+  leave: { event: 'SL-03', path: 'SL-07' },
+  knock: { event: 'KN-02', path: 'KN-02' },
+};
+
 /**
- * Whether a PDU is what `send_leave` takes: a leave that the asking server's own user made, for this room and under
- * this ID. Rows 9 and 10 of the order of checks. (SL-03, SL-07, SL-10)
+ * Whether a PDU is what `send_leave` or `send_knock` takes: a membership of that kind that the asking server's own user
+ * gave themselves, for this room and under this ID. Rows 9 and 10 of the order of checks. (SL-03, SL-07, SL-10, KN-02)
  */
-export function checkIsOwnLeave(
+export function checkIsOwnMembership(
   pdu: Pdu,
-  request: { readonly roomId: RoomId; readonly eventId: string; readonly origin: ServerName },
+  request: {
+    readonly membership: OwnMembership;
+    readonly roomId: RoomId;
+    readonly eventId: string;
+    readonly origin: ServerName;
+  },
 ): Refusal | undefined {
+  const { membership } = request;
+  const rules = handshakeRules[membership];
   const no = (rule: string, detail: string): Refusal => ({ refused: 'wrong-parameter', rule, detail });
-  if (pdu.type !== 'm.room.member') return no('SL-03', `the event is of type ${pdu.type}, not m.room.member`);
-  if (pdu.stateKey === undefined) return no('SL-03', 'the event has no state_key');
-  if (pdu.content['membership'] !== 'leave') return no('SL-03', 'the membership is not leave');
+  if (pdu.type !== 'm.room.member')
+    return no(rules.event, `the event is of type ${pdu.type}, not m.room.member`);
+  if (pdu.stateKey === undefined) return no(rules.event, 'the event has no state_key');
+  if (pdu.content['membership'] !== membership) return no(rules.event, `the membership is not ${membership}`);
   if (serverNameOf(pdu.sender) !== request.origin) {
-    return no('SL-03', `the sender ${pdu.sender} is not a user of ${request.origin}`);
+    return no(rules.event, `the sender ${pdu.sender} is not a user of ${request.origin}`);
   }
-  if (pdu.stateKey !== pdu.sender) return no('SL-03', 'the state_key is not the sender');
-  if (pdu.roomId !== request.roomId) return no('SL-07', `the event's room is ${pdu.roomId}`);
-  if (pdu.eventId !== request.eventId) return no('SL-07', `the event's ID is ${pdu.eventId}`);
+  if (pdu.stateKey !== pdu.sender) return no(rules.event, 'the state_key is not the sender');
+  if (pdu.roomId !== request.roomId) return no(rules.path, `the event's room is ${pdu.roomId}`);
+  if (pdu.eventId !== request.eventId) return no(rules.path, `the event's ID is ${pdu.eventId}`);
   return undefined;
+}
+
+/** Whether the asking server, which named the room versions that it knows, can take part in the room. (KN-01) */
+export function checkKnowsVersion(room: Room, versions: readonly string[]): Refusal | undefined {
+  const { id } = room.version;
+  if (versions.includes(id)) return undefined;
+  return {
+    refused: 'incompatible-room-version',
+    rule: 'KN-01',
+    detail: `the room is of version ${id}, which is not among those that the asking server knows`,
+    roomVersion: id,
+  };
 }
 
 /** Whether a user may be asked about by `origin`: only its own. (ML-02) */

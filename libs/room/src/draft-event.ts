@@ -3,6 +3,7 @@ import { referenceTo, type EventId, type Pdu, type ServerName, type UserId } fro
 import type { JsonObject, JsonValue } from '@exeunt/signing';
 import { JsonNumber } from '@exeunt/signing';
 import type { RoomVersion } from '@exeunt/room-version';
+import type { OwnMembership } from './accept-leave.js';
 import { authEventTypes } from './auth-rules/auth-event-types.js';
 import { checkAuthRules } from './auth-rules/check-auth.js';
 import { stateThatDecides } from './judge.js';
@@ -60,23 +61,37 @@ export function draftEvent(
   };
 }
 
+/** A user of another server that a template is made for. */
+export interface TemplateAsked {
+  readonly userId: UserId;
+  readonly ourName: ServerName;
+  /** Ms since the epoch. */
+  readonly now: number;
+}
+
 /**
- * The template that `make_leave` answers with, or why this user can't leave. The caller has checked that the user is
- * the asking server's, and that this server may ask.
+ * The template that `make_leave` or `make_knock` answers with, or why this user can't leave or knock. The caller has
+ * checked that the user is the asking server's, and that this server may ask.
  */
-export function leaveTemplate(
+export function memberTemplate(
   room: Room,
-  asked: { readonly userId: UserId; readonly ourName: ServerName; readonly now: number },
+  membership: OwnMembership,
+  asked: TemplateAsked,
 ): JsonObject | Refusal {
   const wish: EventWish = {
     type: 'm.room.member',
     sender: asked.userId,
     stateKey: asked.userId,
-    content: { membership: 'leave' },
+    content: { membership },
     originServerTs: asked.now,
     origin: asked.ourName,
   };
   return checkWish(room, wish) ?? draftEvent(room, wish, { alwaysOrigin: true });
+}
+
+/** The template for a leave. */
+export function leaveTemplate(room: Room, asked: TemplateAsked): JsonObject | Refusal {
+  return memberTemplate(room, 'leave', asked);
 }
 
 /** Whether the auth rules allow an event in the current state, before it exists. (ML-05) */

@@ -12,6 +12,7 @@ export * from './refusal.js';
 export { evolve, initialRoom, membershipOf, nothingNeeded, Room, type KnownEvent } from './room.js';
 export * from './room-facts.js';
 export { isServerAllowed } from './server-acl.js';
+export { strippedState } from './stripped-state.js';
 export { membershipsThatReturn } from './what-follows.js';
 export * from './serve-history.js';
 export { trunkAt, type StateRef, type StoredStateRef } from './state-ref.js';

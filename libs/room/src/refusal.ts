@@ -20,6 +20,8 @@ export type RefusalKind =
   | 'bad-signature'
   /** The user isn't one of the asking server's. (ML-02) */
   | 'user-not-of-origin'
+  /** The asking server doesn't know the room's version. (KN-01) */
+  | 'incompatible-room-version'
   /** The user isn't one of ours. */
   | 'user-not-local'
   /** An event it cites is not known here, so it can't be judged. (SL-13) */
@@ -42,6 +44,8 @@ export interface Refusal {
   readonly events?: readonly EventId[];
   /** Which state was looked at. */
   readonly state?: 'auth-events' | 'state-before' | 'current-state';
+  /** Of `incompatible-room-version`: the room's. */
+  readonly roomVersion?: string;
 }
 
 export function isRefusal(value: object): value is Refusal {

@@ -11,19 +11,8 @@ import {
   roomIdIn,
 } from '../federation-request/federation-request.guard.js';
 import { LosslessJson } from '../federation-request/lossless-json.js';
-import { MatrixError, refusalToMatrixError } from '../matrix-error/matrix-error.js';
+import { IncompatibleRoomVersion, MatrixError, refusalToMatrixError } from '../matrix-error/matrix-error.js';
 import { ReceiveInvite } from './receive-invite.command.js';
-
-/** A room version that we can't take part in; the answer names it. (IN-05) */
-class IncompatibleRoomVersion extends MatrixError {
-  constructor(private readonly roomVersion: string) {
-    super(400, 'M_INCOMPATIBLE_ROOM_VERSION', 'the room version is not known here', 'IN-05');
-  }
-
-  override body(): ReturnType<MatrixError['body']> & { readonly room_version: string } {
-    return { ...super.body(), room_version: this.roomVersion };
-  }
-}
 
 /**
  * `PUT invite`: a user of ours is invited. v2 for all versions, v1 for rooms of version 1 and 2.
@@ -85,7 +74,10 @@ function versionIn(body: JsonObject): RoomVersion {
     throw new MatrixError(400, 'M_BAD_JSON', 'room_version is not a string', 'HT-04');
   }
   const version = roomVersion(id);
-  if (version === undefined) throw new IncompatibleRoomVersion(isRoomVersionId(id) ? id : '');
+  if (version === undefined) {
+    const named = isRoomVersionId(id) ? id : '';
+    throw new IncompatibleRoomVersion(named, 'the room version is not known here', 'IN-05');
+  }
   return version;
 }
 

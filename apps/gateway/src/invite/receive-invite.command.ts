@@ -28,7 +28,7 @@ import {
 } from '@exeunt/signing';
 import { receiveInvite } from '@exeunt/leaving';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { faultRefusal } from '../send-leave/accept-leave.command.js';
+import { faultRefusal } from '../member-handshake/accept-membership.command.js';
 import { checkInviteState, shownState } from './invite-room-state.js';
 
 /** Another server invites a user of ours. */

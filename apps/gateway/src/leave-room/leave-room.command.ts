@@ -5,7 +5,7 @@ import { serverNameOf, type EventId, type RoomId, type ServerName, type UserId }
 import { isRefusal, type Refusal, type Room } from '@exeunt/room';
 import { currentTraceparent } from '@exeunt/tracing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { sayLocally } from '../rooms/local-event.js';
+import { makingOf, sayLocally } from '../rooms/local-event.js';
 import { checkIsKnown } from '../rooms/send-state.command.js';
 import { logLeave } from '../send-leave/leave-log.js';
 
@@ -17,6 +17,8 @@ export class LeaveRoom extends Command<string | Refusal> {
     readonly reason: string | undefined,
     /** Servers that the caller thinks are in the room. */
     readonly via: readonly ServerName[],
+    /** False: the answer does not wait for what the room's servers say. */
+    readonly waits = true,
   ) {
     super();
   }
@@ -42,12 +44,10 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
   async execute(command: LeaveRoom): Promise<string | Refusal> {
     const { ourName, log } = this.side;
     const { userId, roomId, reason } = command;
-    if (serverNameOf(userId) !== ourName) {
-      return { refused: 'user-not-local', rule: 'LV-18', detail: `${userId} is not a user of ${ourName}` };
-    }
-    if (reason !== undefined && Buffer.byteLength(reason) > maxReasonBytes) {
-      return { refused: 'too-large', rule: 'EV-07', detail: `reason has more than ${maxReasonBytes} bytes` };
-    }
+    const foreign = checkIsOurs(userId, ourName);
+    if (foreign !== undefined) return foreign;
+    const tooLong = checkReason(reason);
+    if (tooLong !== undefined) return tooLong;
     const local = await this.leaveHere(command);
     if (isRefusal(local)) {
       logLeave(log, { roomId, origin: ourName }, local);
@@ -59,6 +59,7 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
 
   private async leaveHere({ userId, roomId, reason }: LeaveRoom): Promise<Local | Refusal> {
     const { rooms } = this.side;
+    const making = makingOf(this.side);
     let local: Local = { kind: 'not-resident' };
     const { refusal } = await rooms.execute(roomId, (room) => {
       const nothing = { domainEvents: [], broadcasts: [] };
@@ -70,7 +71,7 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
       }
       const content = { membership: 'leave', ...(reason === undefined ? {} : { reason }) };
       const wish = { type: 'm.room.member', sender: userId, stateKey: userId, content };
-      const decision = sayLocally(room, wish, this.side);
+      const decision = sayLocally(room, wish, making, this.side);
       if (decision.pdu !== undefined) local = { kind: 'left', eventId: decision.pdu.eventId };
       return decision;
     });
@@ -92,11 +93,11 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
     return state.leave!.leaveId;
   }
 
-  private async leaveFromAfar({ userId, roomId, reason, via }: LeaveRoom): Promise<string> {
+  private async leaveFromAfar({ userId, roomId, reason, via, waits }: LeaveRoom): Promise<string> {
     const { leaving, ourName, now, randomId, log } = this.side;
     const leaveId = randomId();
     // Before it begins, or its first round might be over before anybody looks.
-    const first = leaving.runner.follow(leaveId, leaving.deadlineMs);
+    const first = leaving.runner.follow(leaveId, waits ? leaving.deadlineMs : 0);
     const { state } = await leaving.store
       .execute({ userId, roomId }, (state) =>
         requestLeave(state, {
@@ -119,10 +120,22 @@ export class LeaveRoomHandler implements ICommandHandler<LeaveRoom> {
       isNew ? 'leave begun' : 'leave known already',
     );
     // One that was under way before is not waited for again; its next attempt may be hours off.
-    if (!isNew || leave.status.kind !== 'retrying') first.giveUp();
+    if (!waits || !isNew || leave.status.kind !== 'retrying') first.giveUp();
     await first.ended;
     return leave.leaveId;
   }
+}
+
+/** Whether we may speak for the user. (LV-18) */
+export function checkIsOurs(userId: UserId, ourName: ServerName): Refusal | undefined {
+  if (serverNameOf(userId) === ourName) return undefined;
+  return { refused: 'user-not-local', rule: 'LV-18', detail: `${userId} is not a user of ${ourName}` };
+}
+
+/** Whether a leave has room for its reason. (EV-07) */
+export function checkReason(reason: string | undefined): Refusal | undefined {
+  if (reason === undefined || Buffer.byteLength(reason) <= maxReasonBytes) return undefined;
+  return { refused: 'too-large', rule: 'EV-07', detail: `reason has more than ${maxReasonBytes} bytes` };
 }
 
 function isOut(room: Room, userId: UserId): boolean {

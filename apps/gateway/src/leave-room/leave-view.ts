@@ -115,3 +115,14 @@ export function knockView(roomId: string, { knock }: Leaving): JsonObject | unde
     knock_room_state: knock.knockRoomState.map(stripped),
   };
 }
+
+/** What each server said last in a leave, where it was no yes. */
+export function lastWords(events: readonly LeavingEvent[], leaveId: string): readonly JsonObject[] {
+  const words = new Map<string, JsonObject>();
+  for (const event of events) {
+    if (!('leaveId' in event) || event.leaveId !== leaveId) continue;
+    if (!('server' in event) || !('detail' in event)) continue;
+    words.set(event.server, { server: event.server, at: event.at, detail: event.detail });
+  }
+  return [...words.values()];
+}

@@ -46,8 +46,14 @@ export class LocalMemberships {
     });
   }
 
-  /** Every member event of the user in the current state of rooms that users of ours are joined to. */
-  async of(userId: UserId): Promise<readonly LocalMembership[]> {
+  /**
+   * Member events of the user in the current state of rooms that users of ours are joined to, in order of the rooms'
+   * IDs after `after`; at most `limit`.
+   */
+  async page(
+    userId: UserId,
+    { after, limit }: { readonly after: RoomId | undefined; readonly limit: number },
+  ): Promise<readonly LocalMembership[]> {
     const rows = await this.#database.query<{
       room_id: string;
       room_version: string;
@@ -56,7 +62,7 @@ export class LocalMemberships {
     }>(
       `SELECT newest.room_id, rooms.room_version, newest.event_id, logged.pdu FROM (
           SELECT DISTINCT ON (room_id) room_id, event_id FROM room_state
-          WHERE state_key = $1 AND ${this.#isOurs} ORDER BY room_id, position DESC
+          WHERE state_key = $1 AND ${this.#isOurs} AND room_id > $3 ORDER BY room_id, position DESC
         ) AS newest
         JOIN rooms ON rooms.room_id = newest.room_id
         JOIN room_residents AS us ON us.room_id = newest.room_id AND us.server = $2 AND us.joined > 0
@@ -64,24 +70,32 @@ export class LocalMemberships {
           SELECT pdu FROM room_log WHERE room_log.room_id = newest.room_id
             AND room_log.event_id = newest.event_id ORDER BY position DESC LIMIT 1
         ) AS logged
-        WHERE newest.event_id IS NOT NULL ORDER BY newest.room_id`,
-      // The event store writes U+0001 so; of what it escapes, a user ID can hold nothing else.
-      [userId.replaceAll('\u0001', '\u0001\u0002'), this.#ourName],
+        WHERE newest.event_id IS NOT NULL ORDER BY newest.room_id LIMIT $4`,
+      [toStored(userId), this.#ourName, toStored(after ?? ''), limit],
     );
-    return rows.flatMap((row) => {
+    return rows.map((row) => {
       const event = parseJson(row.pdu, { maxDepth });
       const content = isJsonObject(event) ? event['content'] : undefined;
-      if (!isJsonObject(event) || !isJsonObject(content)) return [];
-      return [
-        {
-          roomId: row.room_id as RoomId,
-          roomVersion: row.room_version,
-          eventId: row.event_id as EventId,
-          membership: membershipOf(content),
-          sender: String(event['sender']),
-          event,
-        },
-      ];
+      if (!isJsonObject(event) || !isJsonObject(content)) {
+        throw new Error(`the log holds ${row.event_id}, which is no member event`);
+      }
+      return {
+        roomId: fromStored(row.room_id) as RoomId,
+        roomVersion: row.room_version,
+        eventId: fromStored(row.event_id) as EventId,
+        membership: membershipOf(content),
+        sender: String(event['sender']),
+        event,
+      };
     });
   }
+}
+
+/** The event store writes U+0001 so; of what it escapes, an identifier can hold nothing else. */
+function toStored(identifier: string): string {
+  return identifier.replaceAll('\u0001', '\u0001\u0002');
+}
+
+function fromStored(text: string): string {
+  return text.replaceAll('\u0001\u0002', '\u0001');
 }

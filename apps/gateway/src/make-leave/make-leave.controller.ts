@@ -12,7 +12,7 @@ import {
 import { LosslessJson } from '../federation-request/lossless-json.js';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { refusalToMatrixError } from '../matrix-error/matrix-error.js';
-import { GetLeaveTemplate } from './leave-template.query.js';
+import { GetMemberTemplate } from '../member-handshake/member-template.query.js';
 
 /** `GET make_leave`: a leave template for a user of the asking server. Spec v1.19, Leaving Rooms. (ML-01) */
 @Controller('_matrix/federation')
@@ -28,7 +28,7 @@ export class MakeLeaveController {
   async makeLeave(@FromPeer() { origin, segments }: AuthenticatedRequest): Promise<string> {
     const roomId = roomIdIn(segments[4]);
     const userId = userIdIn(segments[5]);
-    const answer = await this.queries.execute(new GetLeaveTemplate(roomId, userId, origin));
+    const answer = await this.queries.execute(new GetMemberTemplate('leave', roomId, userId, origin));
     this.side.metrics.leaveTemplate(isRefusal(answer) ? answer.rule : undefined);
     if (isRefusal(answer)) throw refusalToMatrixError(answer);
     return stringifyJson({ room_version: answer.room_version, event: answer.event });

@@ -38,8 +38,26 @@ export class MatrixError extends Error {
   }
 }
 
+/** A room version that one of the two servers can't take part in; the answer names it. (IN-05, KN-01) */
+export class IncompatibleRoomVersion extends MatrixError {
+  constructor(
+    private readonly roomVersion: string,
+    message: string,
+    rule: string,
+  ) {
+    super(400, 'M_INCOMPATIBLE_ROOM_VERSION', message, rule);
+  }
+
+  override body(): ReturnType<MatrixError['body']> & { readonly room_version: string } {
+    return { ...super.body(), room_version: this.roomVersion };
+  }
+}
+
 /** How a refusal is told over HTTP. The codes of requirements section 8, rows 5 to 15. */
 export function refusalToMatrixError(refusal: Refusal): MatrixError {
+  if (refusal.roomVersion !== undefined) {
+    return new IncompatibleRoomVersion(refusal.roomVersion, refusal.detail, refusal.rule);
+  }
   const [status, errcode] = statusOf(refusal.refused);
   return new MatrixError(status, errcode, refusal.detail, refusal.rule);
 }
@@ -57,6 +75,8 @@ function statusOf(kind: RefusalKind): readonly [status: number, errcode: Errcode
     case 'not-authorised':
     case 'soft-failed':
       return [403, 'M_FORBIDDEN'];
+    case 'incompatible-room-version':
+      return [400, 'M_INCOMPATIBLE_ROOM_VERSION'];
     case 'not-canonical':
     case 'bad-format':
       return [400, 'M_BAD_JSON'];

@@ -24,6 +24,24 @@ export class GatewayMetrics {
     labelNames: ['endpoint', 'outcome', 'rule'] as const,
     registers: [this.registry],
   });
+  readonly #knocks = new Counter({
+    name: 'exeunt_knocks_total',
+    help: 'send_knock requests by outcome; rule names the requirement a no rests on',
+    labelNames: ['outcome', 'rule'] as const,
+    registers: [this.registry],
+  });
+  readonly #knockTemplates = new Counter({
+    name: 'exeunt_knock_templates_total',
+    help: 'make_knock requests by outcome; rule names the requirement a no rests on',
+    labelNames: ['outcome', 'rule'] as const,
+    registers: [this.registry],
+  });
+  readonly #leaveAllRooms = new Counter({
+    name: 'exeunt_leave_all_rooms_total',
+    help: 'Rooms that users who leave everything were taken out of, by outcome; failed ones are tried again',
+    labelNames: ['outcome'] as const,
+    registers: [this.registry],
+  });
   readonly #outgoing = new Histogram({
     name: 'exeunt_outgoing_request_seconds',
     help: 'Requests to other servers by endpoint and outcome',
@@ -146,6 +164,21 @@ export class GatewayMetrics {
 
   leaveTemplate(refusedBy: string | undefined): void {
     this.#templates.inc({ outcome: refusedBy === undefined ? 'given' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  leaveAllRoom(outcome: 'left' | 'refused' | 'failed'): void {
+    this.#leaveAllRooms.inc({ outcome });
+  }
+
+  knock(refusedBy: string | undefined): void {
+    this.#knocks.inc({ outcome: refusedBy === undefined ? 'accepted' : 'refused', rule: refusedBy ?? '' });
+  }
+
+  knockTemplate(refusedBy: string | undefined): void {
+    this.#knockTemplates.inc({
+      outcome: refusedBy === undefined ? 'given' : 'refused',
+      rule: refusedBy ?? '',
+    });
   }
 
   stateReset(): void {

@@ -23,8 +23,8 @@ import { acceptPdu, admitServer, type Refusal } from '@exeunt/room';
 import { roomVersion, type RoomVersion } from '@exeunt/room-version';
 import { isJsonObject, memberOf, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
+import { faultRefusal } from '../member-handshake/accept-membership.command.js';
 import { isPassing } from '../passing-failure.js';
-import { faultRefusal } from '../send-leave/accept-leave.command.js';
 import { MissingEvents } from './missing-events.js';
 import { Turns } from './turns.js';
 

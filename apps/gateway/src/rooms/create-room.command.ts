@@ -5,7 +5,7 @@ import { beginRoom, isRefusal, placeCreate, type Decision, type Refusal, type Ro
 import type { RoomVersion } from '@exeunt/room-version';
 import type { JsonObject } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { sayLocally, type LocalWish } from './local-event.js';
+import { makingOf, sayLocally, type LocalWish } from './local-event.js';
 
 /** What a new room is given besides its creator. */
 export interface RoomSettings {
@@ -70,10 +70,13 @@ export class CreateRoomHandler implements ICommandHandler<CreateRoom> {
         domainEvents: [placeCreate(room, create, { origin: ourName, ourName, now: createdAt })],
         broadcasts: [],
       }),
-      ...firstWishes(version, creator, settings).map((wish) => (room: Room): Decision => {
-        const decision = sayLocally(room, wish, this.side);
-        if (decision.refusal !== undefined) throw new RoomRefused(decision.refusal);
-        return decision;
+      ...firstWishes(version, creator, settings).map((wish) => {
+        const making = makingOf(this.side);
+        return (room: Room): Decision => {
+          const decision = sayLocally(room, wish, making, this.side);
+          if (decision.refusal !== undefined) throw new RoomRefused(decision.refusal);
+          return decision;
+        };
       }),
     ]);
     return create.roomId;

@@ -13,7 +13,7 @@ import {
 import { admitServer, explainLeave, explainPdu, isRefusal, type Refusal } from '@exeunt/room';
 import type { JsonObject } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { faultRefusal } from '../send-leave/accept-leave.command.js';
+import { faultRefusal } from '../member-handshake/accept-membership.command.js';
 
 /** Whether something would be accepted now, by which rule, and what was looked at. */
 export interface Explanation {

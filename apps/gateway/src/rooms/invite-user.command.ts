@@ -13,7 +13,7 @@ import {
   type UserId,
 } from '@exeunt/pdu';
 import { mayInviteByV1, type FederationResult, type RemoteError } from '@exeunt/federation-client';
-import { acceptPdu, isRefusal, type Refusal, type Room } from '@exeunt/room';
+import { acceptPdu, isRefusal, strippedState, type Refusal } from '@exeunt/room';
 import {
   encodeCanonicalJson,
   isJsonObject,
@@ -24,7 +24,7 @@ import {
   type JsonValue,
 } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { makeLocalEvent, type LocalWish } from './local-event.js';
+import { makeLocalEvent, makingOf, type LocalWish } from './local-event.js';
 import { checkIsKnown, SendState, SendStateHandler } from './send-state.command.js';
 
 /** A local user invites somebody, of this server or another. */
@@ -38,17 +38,6 @@ export class InviteUser extends Command<EventId | Refusal | RemoteError> {
     super();
   }
 }
-
-/** The state that an invited server is shown, as whole PDUs. (IN-07) */
-const shownState = [
-  'm.room.create',
-  'm.room.join_rules',
-  'm.room.name',
-  'm.room.avatar',
-  'm.room.topic',
-  'm.room.canonical_alias',
-  'm.room.encryption',
-] as const;
 
 @CommandHandler(InviteUser)
 export class InviteUserHandler implements ICommandHandler<InviteUser> {
@@ -71,11 +60,14 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
     wish: LocalWish,
     target: UserId,
   ): Promise<EventId | Refusal | RemoteError> {
+    const making = makingOf(this.side);
     const prepared = await this.side.rooms.query(roomId, (room) => {
       const absent = checkIsKnown(room, this.side);
       if (absent !== undefined) return absent;
-      const invite = makeLocalEvent(room, wish, this.side);
-      return isRefusal(invite) ? invite : { invite, shown: inviteRoomState(room, wish.sender) };
+      const invite = makeLocalEvent(room, wish, making, this.side);
+      return isRefusal(invite)
+        ? invite
+        : { invite, shown: strippedState(room, room.currentState(), [wish.sender]) };
     });
     if (isRefusal(prepared)) return prepared;
     const { invite, shown } = prepared;
@@ -156,11 +148,4 @@ export class InviteUserHandler implements ICommandHandler<InviteUser> {
     const checked = await checkPduSignatures(both, await keyRing.keysForEvent(both), ed25519);
     return checked.ok ? both : no(`${checked.server}: ${checked.detail}`);
   }
-}
-
-function inviteRoomState(room: Room, sender: UserId): readonly JsonObject[] {
-  const current = room.currentState();
-  return [...shownState.map((type) => [type, ''] as const), ['m.room.member', sender] as const]
-    .map(([type, stateKey]) => room.statePdu(current, type, stateKey)?.json)
-    .filter((json) => json !== undefined);
 }

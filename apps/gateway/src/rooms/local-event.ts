@@ -14,12 +14,32 @@ import type { FederationSide } from '../federation-side.js';
 /** What a local user wants to say; the rest comes from the room and from us. */
 export type LocalWish = Pick<EventWish, 'type' | 'sender' | 'stateKey' | 'content'>;
 
+/** What an event is made of besides the wish and the room. */
+export interface Making {
+  /** Ms since the epoch. */
+  readonly now: number;
+  /** Of the event ID in versions 1 and 2. */
+  readonly opaqueId: string;
+}
+
+/**
+ * Fixed once a wish, before the room is asked: a decision is run again for each fact that it finds missing, and must
+ * make the same event again, or it would ask for another event's facts each time and never come to an end.
+ */
+export function makingOf({ now, randomId }: Pick<FederationSide, 'now' | 'randomId'>): Making {
+  return { now: now(), opaqueId: randomId() };
+}
+
 /**
  * An event of a local user over the room's forward extremities: authorised by the current state, drafted, hashed and
  * signed; or why it may not be. (SG-04, EV-06)
  */
-export function makeLocalEvent(room: Room, local: LocalWish, side: FederationSide): Pdu | Refusal {
-  const { ourName, signingKey, now, randomId } = side;
+export function makeLocalEvent(
+  room: Room,
+  local: LocalWish,
+  making: Making,
+  { ourName, signingKey }: Pick<FederationSide, 'ourName' | 'signingKey'>,
+): Pdu | Refusal {
   if (serverNameOf(local.sender) !== ourName) {
     return {
       refused: 'user-not-local',
@@ -27,14 +47,14 @@ export function makeLocalEvent(room: Room, local: LocalWish, side: FederationSid
       detail: `${local.sender} is not a user of ${ourName}`,
     };
   }
-  const wish: EventWish = { ...local, originServerTs: now(), origin: ourName };
+  const wish: EventWish = { ...local, originServerTs: making.now, origin: ourName };
   const refusal = checkWish(room, wish);
   if (refusal !== undefined) return refusal;
   const draft = draftEvent(room, wish);
   const { version } = room;
   const withId =
     version.eventIdFormat === 'opaque-in-pdu'
-      ? withKeys(draft, { event_id: `$${randomId()}:${ourName}` })
+      ? withKeys(draft, { event_id: `$${making.opaqueId}:${ourName}` })
       : draft;
   const pdu = parsePdu(signPdu(withId, version, ourName, signingKey), version);
   if (!isPduFault(pdu)) return pdu;
@@ -47,12 +67,19 @@ export function makeLocalEvent(room: Room, local: LocalWish, side: FederationSid
 export function sayLocally(
   room: Room,
   local: LocalWish,
-  side: FederationSide,
+  making: Making,
+  side: Pick<FederationSide, 'ourName' | 'signingKey'>,
 ): Decision & { readonly pdu?: Pdu } {
-  const pdu = makeLocalEvent(room, local, side);
+  const pdu = makeLocalEvent(room, local, making, side);
   if ('refused' in pdu) return { domainEvents: [], broadcasts: [], refusal: pdu };
-  const { ourName, now } = side;
-  const decision = acceptPdu(room, { pdu, origin: ourName, ourName, now: now(), against: 'current-state' });
+  const { ourName } = side;
+  const decision = acceptPdu(room, {
+    pdu,
+    origin: ourName,
+    ourName,
+    now: making.now,
+    against: 'current-state',
+  });
   // What we made ourselves and then refused never was: nobody has seen it.
   return decision.refusal === undefined
     ? { ...decision, pdu }

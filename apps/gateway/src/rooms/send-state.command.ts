@@ -3,7 +3,7 @@ import { Command, CommandHandler, type ICommandHandler } from '@nestjs/cqrs';
 import type { EventId, RoomId } from '@exeunt/pdu';
 import { type Refusal, type Room } from '@exeunt/room';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
-import { sayLocally, type LocalWish } from './local-event.js';
+import { makingOf, sayLocally, type LocalWish } from './local-event.js';
 
 /** A local user sends a state event: settings of the room, a kick, a ban, an invite of another local user. */
 export class SendState extends Command<EventId | Refusal> {
@@ -20,11 +20,12 @@ export class SendStateHandler implements ICommandHandler<SendState> {
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
 
   async execute({ roomId, wish }: SendState): Promise<EventId | Refusal> {
+    const making = makingOf(this.side);
     let eventId: EventId | undefined;
     const { refusal } = await this.side.rooms.execute(roomId, (room) => {
       const absent = checkIsKnown(room, this.side);
       if (absent !== undefined) return { domainEvents: [], broadcasts: [], refusal: absent };
-      const decision = sayLocally(room, wish, this.side);
+      const decision = sayLocally(room, wish, making, this.side);
       eventId = decision.pdu?.eventId;
       return decision;
     });

@@ -1,5 +1,6 @@
 import { Controller, HttpCode, Inject, Put, UseGuards } from '@nestjs/common';
 import { CommandBus } from '@nestjs/cqrs';
+import { isRefusal } from '@exeunt/room';
 import type { AuthenticatedRequest } from '../federation-request/federation-request.js';
 import {
   eventIdIn,
@@ -9,7 +10,7 @@ import {
 } from '../federation-request/federation-request.guard.js';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 import { refusalToMatrixError } from '../matrix-error/matrix-error.js';
-import { AcceptLeave } from './accept-leave.command.js';
+import { AcceptMembership } from '../member-handshake/accept-membership.command.js';
 import { logLeave } from './leave-log.js';
 
 /**
@@ -42,8 +43,11 @@ export class SendLeaveController {
   private async accept({ origin, content, segments }: AuthenticatedRequest): Promise<void> {
     const roomId = roomIdIn(segments[4]);
     const eventId = eventIdIn(segments[5]);
-    const refusal = await this.commands.execute(new AcceptLeave(roomId, eventId, origin, content ?? {}));
+    const answer = await this.commands.execute(
+      new AcceptMembership('leave', roomId, eventId, origin, content ?? {}),
+    );
     const { metrics, log } = this.side;
+    const refusal = isRefusal(answer) ? answer : undefined;
     metrics.leave(refusal?.rule);
     logLeave(log, { roomId, eventId, origin }, refusal);
     if (refusal !== undefined) throw refusalToMatrixError(refusal);

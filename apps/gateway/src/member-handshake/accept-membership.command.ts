@@ -12,14 +12,30 @@ import {
   type RoomId,
   type ServerName,
 } from '@exeunt/pdu';
-import { acceptPdu, admitServer, checkIsOwnLeave, isRefusal, type Refusal, type Room } from '@exeunt/room';
+import {
+  acceptPdu,
+  admitServer,
+  checkIsOwnMembership,
+  isRefusal,
+  strippedState,
+  type OwnMembership,
+  type Refusal,
+  type Room,
+} from '@exeunt/room';
 import type { RoomVersion } from '@exeunt/room-version';
 import type { JsonObject } from '@exeunt/signing';
 import { FEDERATION_SIDE, type FederationSide } from '../federation-side.js';
 
-/** A server hands in a leave of one of its users, signed. */
-export class AcceptLeave extends Command<Refusal | undefined> {
+/** That a membership is part of the room, now or since before. */
+export interface MembershipAccepted {
+  /** What the user's server is shown of the room; of a knock alone. (KN-02) */
+  readonly shown: readonly JsonObject[];
+}
+
+/** A server hands in a leave or a knock of one of its users, signed. */
+export class AcceptMembership extends Command<Refusal | MembershipAccepted> {
   constructor(
+    readonly membership: OwnMembership,
     readonly roomId: RoomId,
     readonly eventId: EventId,
     readonly origin: ServerName,
@@ -31,16 +47,16 @@ export class AcceptLeave extends Command<Refusal | undefined> {
 }
 
 /**
- * Rows 5 to 16 of the order of checks, cheap before costly; the leave is durable, and its broadcast with it, before
- * this resolves. Gives why not, or nothing when it is accepted, now or before. (SL-11, SL-14, SL-15)
+ * Rows 5 to 16 of the order of checks, cheap before costly; the event is durable, and its broadcast with it, before
+ * this resolves. Gives why not, or that it is accepted, now or before. (SL-11, SL-14, SL-15, KN-02)
  */
-@CommandHandler(AcceptLeave)
-export class AcceptLeaveHandler implements ICommandHandler<AcceptLeave> {
+@CommandHandler(AcceptMembership)
+export class AcceptMembershipHandler implements ICommandHandler<AcceptMembership> {
   constructor(@Inject(FEDERATION_SIDE) private readonly side: FederationSide) {}
 
-  async execute(command: AcceptLeave): Promise<Refusal | undefined> {
+  async execute(command: AcceptMembership): Promise<Refusal | MembershipAccepted> {
     const { ourName, rooms, keyRing, ed25519 } = this.side;
-    const { roomId, origin, json } = command;
+    const { membership, roomId, origin, json } = command;
     const servers = { origin, ourName };
 
     const admit = (room: Room): Refusal | RoomVersion => admitServer(room, servers) ?? room.version;
@@ -49,7 +65,7 @@ export class AcceptLeaveHandler implements ICommandHandler<AcceptLeave> {
     const admitted = isRefusal(expected) ? await rooms.query(roomId, admit) : expected;
     if (isRefusal(admitted)) return admitted;
 
-    const received = readLeave(command, json, admitted);
+    const received = readMembership(command, json, admitted);
     if (isRefusal(received)) return received;
 
     const checked = await checkPduSignatures(received, await keyRing.keysForEvent(received), ed25519);
@@ -58,19 +74,27 @@ export class AcceptLeaveHandler implements ICommandHandler<AcceptLeave> {
     }
     const pdu = contentHashMatches(received.json) ? received : withRedactedContent(received);
     const now = this.side.now();
+    let shown: readonly JsonObject[] = [];
     const { refusal } = await rooms.execute(roomId, (room) => {
       const denied = admitServer(room, servers);
       if (denied !== undefined) return { domainEvents: [], broadcasts: [], refusal: denied };
-      return acceptPdu(room, { pdu, origin, ourName, now, against: 'current-state' });
+      const decision = acceptPdu(room, { pdu, origin, ourName, now, against: 'current-state' });
+      if (membership === 'knock' && decision.refusal === undefined) shown = shownTo(room, pdu);
+      return decision;
     });
-    return refusal;
+    return refusal ?? { shown };
   }
 }
 
-function readLeave(command: AcceptLeave, json: JsonObject, version: RoomVersion): Pdu | Refusal {
+/** A knock that is repeated shows the room as it was then: who was banned since must not go on watching by it. */
+function shownTo(room: Room, knock: Pdu): readonly JsonObject[] {
+  return strippedState(room, room.known(knock.eventId)?.stateAfter ?? room.currentState());
+}
+
+function readMembership(command: AcceptMembership, json: JsonObject, version: RoomVersion): Pdu | Refusal {
   const pdu = parsePdu(json, version);
   if (isPduFault(pdu)) return faultRefusal(pdu);
-  return checkIsOwnLeave(pdu, command) ?? pdu;
+  return checkIsOwnMembership(pdu, command) ?? pdu;
 }
 
 /** What a PDU that is malformed for its room version is refused as. (rows 7 and 8) */
