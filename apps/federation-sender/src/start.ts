@@ -35,6 +35,7 @@ export async function startSender(configuration: Configuration, log: Logger): Pr
       module: SenderModule.on({ sender: sending.sender, discovery, metrics, token, readiness }),
       maxBodyBytes,
       log,
+      onAnswered: (answered) => metrics.incoming(answered),
     });
     closing.push(() => app.close());
     return { url: await listen(app, configuration.sender, 'http'), stop };

@@ -17,6 +17,14 @@ export const maxPlatformBodyBytes = 512 * 1024 * 1024;
 const maxParameterLength = 4096;
 const requestTimeoutMs = 60_000;
 
+/** A request that has been answered, or given up by its caller. */
+export interface AnsweredRequest {
+  /** Method and route pattern, `GET /v1/rooms/:roomId`; `other` for what is no route, so that there are never many. */
+  readonly endpoint: string;
+  readonly status: number;
+  readonly durationMs: number;
+}
+
 export interface ListenerOptions {
   readonly module: DynamicModule;
   readonly maxBodyBytes: number;
@@ -24,6 +32,7 @@ export interface ListenerOptions {
   readonly log: Logger;
   /** Looks at the head of a request before its body is read; throws {@link MatrixError} to refuse it. */
   readonly admit?: (request: FastifyRequest) => void;
+  readonly onAnswered?: (answered: AnsweredRequest) => void;
   /** Called between making the application and its start. */
   readonly prepare?: (app: NestFastifyApplication) => void;
 }
@@ -58,6 +67,15 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
       void reply.status(thrown.status).send(thrown.body());
       return;
     }
+    done();
+  });
+  fastify.addHook('onResponse', (request, reply, done) => {
+    const route = request.is404 ? undefined : request.routeOptions.url;
+    options.onAnswered?.({
+      endpoint: route === undefined ? 'other' : `${request.method} ${route}`,
+      status: reply.statusCode,
+      durationMs: reply.elapsedTime,
+    });
     done();
   });
   fastify.removeAllContentTypeParsers();

@@ -57,7 +57,17 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     random: Math.random,
   });
   const store = new TypeormEventStore(database);
-  const relay = new OutboxRelay({ outbox: store, bus, onProblem, maxBatch: 250, paceMs: 20 });
+  const relay = new OutboxRelay({
+    outbox: store,
+    bus,
+    onProblem,
+    onRelayed: (entries) => {
+      const now = Date.now();
+      for (const { domainEvent } of entries) metrics.relayed(now - domainEvent.decidedAt);
+    },
+    maxBatch: 250,
+    paceMs: 20,
+  });
   const randomId = (): string => randomBytes(18).toString('base64url');
   const leavingStore = new LeavingStore(database);
   const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, onProblem });

@@ -4,7 +4,12 @@ import type { Logger } from 'pino';
 import type { Configuration, Listener } from '@exeunt/configuration';
 import { platformToken, selfSignedCertificate } from './data-directory.js';
 import { FederationModule } from './federation.module.js';
-import { createListener, maxFederationBodyBytes, maxPlatformBodyBytes } from './listeners.js';
+import {
+  createListener,
+  maxFederationBodyBytes,
+  maxPlatformBodyBytes,
+  type AnsweredRequest,
+} from './listeners.js';
 import { PlatformModule } from './platform.module.js';
 import { PlatformTokenGuard } from './platform-request/platform-token.guard.js';
 import { startPlatform, type Platform } from './platform.js';
@@ -24,6 +29,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
   const token = configuration.platformToken ?? (await platformToken(configuration.dataDirectory));
   const platform = await startPlatform(configuration, log);
   const { side, sender, discovery, readiness } = platform;
+  const onAnswered = (answered: AnsweredRequest): void => side.metrics.incoming(answered);
   const open: NestFastifyApplication[] = [];
   const stop = async (): Promise<void> => {
     for (const app of open.splice(0)) await app.close();
@@ -35,6 +41,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
       module: FederationModule.on(side),
       maxBodyBytes: maxFederationBodyBytes,
       log,
+      onAnswered,
       ...(tls === undefined ? {} : { tls }),
     });
     open.push(federation);
@@ -53,6 +60,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
         if (request.url.startsWith('/v1/') && !request.is404) tokenGuard.check(request);
       },
       log,
+      onAnswered,
       prepare: describe,
     });
     open.push(internal);

@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import type { Outbox } from '@exeunt/event-store';
+import type { Outbox, OutboxEntry } from '@exeunt/event-store';
 import { Alarm, systemClock, type Clock, type MessageBus } from '@exeunt/message-bus';
 import { messagesFor } from './messages-for.js';
 
@@ -21,8 +21,8 @@ export interface OutboxRelayOptions {
   readonly clock?: Clock;
   /** At least 0, less than 1; jitters the pauses. */
   readonly random?: () => number;
-  /** Told of a batch that is in the bus. */
-  readonly onRelayed?: (entries: number, messages: number) => void;
+  /** Told of a batch that is durable in the bus. */
+  readonly onRelayed?: (entries: readonly OutboxEntry[], messages: number) => void;
   /** Told of everything that went wrong and is tried again. */
   readonly onProblem?: (what: string, cause: unknown) => void;
 }
@@ -101,8 +101,8 @@ export class OutboxRelay {
     if (entries.length === 0) return 0;
     const messages = entries.flatMap((entry) => messagesFor(entry, (topic) => bus.partitions(topic)));
     await bus.publish(messages);
+    this.#options.onRelayed?.(entries, messages.length);
     await outbox.done(entries);
-    this.#options.onRelayed?.(entries.length, messages.length);
     return entries.length;
   }
 }
