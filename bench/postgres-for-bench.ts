@@ -16,11 +16,15 @@ export async function postgresForBench(): Promise<PostgresServer> {
   return server;
 }
 
-/** CPU seconds of PostgreSQL's processes so far, those that have ended included; 0 where there is no /proc. */
-export function cpuSecondsOf(server: PostgresServer): number {
+/**
+ * CPU seconds of PostgreSQL's processes so far, those that have ended included; 0 where there is no /proc, or where they
+ * are a container's.
+ */
+export function cpuSecondsOf({ pid }: PostgresServer): number {
+  if (pid === undefined) return 0;
   let ticks = 0;
   try {
-    for (const entry of readdirSync('/proc')) if (/^\d+$/.test(entry)) ticks += ticksOf(entry, server.pid);
+    for (const entry of readdirSync('/proc')) if (/^\d+$/.test(entry)) ticks += ticksOf(entry, pid);
   } catch {
     return 0;
   }

@@ -17,11 +17,17 @@ const isStrict = process.env['EXEUNT_REQUIRE_SERVICES'] === 'true';
 const synapse = findSynapse();
 const postgres = findPostgres();
 const kafka = findKafka();
-const noPostgres = 'no PostgreSQL here (scripts/services/apt.sh installs it)';
-const noKafka = 'no Kafka here (scripts/services/apt.sh and install-kafka.sh install it)';
-// Its servers are killed, so they have to be its own.
-const clusterLacks =
-  postgres?.kind !== 'binaries' ? noPostgres : kafka?.kind !== 'installed' ? noKafka : undefined;
+const noPostgres = 'no PostgreSQL here, and no Docker engine (scripts/services/apt.sh installs PostgreSQL)';
+const noKafka =
+  'no Kafka here, and no Docker engine (scripts/services/apt.sh and install-kafka.sh install Kafka)';
+const isNotOurs = 'it kills its servers, and one is configured that is not its own';
+const clusterLacks = !postgres
+  ? noPostgres
+  : !kafka
+    ? noKafka
+    : [postgres, kafka].some(({ kind }) => kind === 'configured')
+      ? isNotOurs
+      : undefined;
 
 const kinds = [
   { name: 'unit', what: 'rules, tables, properties and conformance vectors' },

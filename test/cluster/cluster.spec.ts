@@ -25,7 +25,10 @@ const leaves = Number(process.env['EXEUNT_CLUSTER_LEAVES'] ?? 400);
 /** Leaves under way at once. */
 const concurrency = 16;
 const version = '11';
-const canRun = findPostgres()?.kind === 'binaries' && findKafka()?.kind === 'installed';
+/** Its servers are killed, so they have to be its own: processes, or containers. */
+const canRun = [findPostgres(), findKafka()].every(
+  (found) => found !== undefined && found.kind !== 'configured',
+);
 
 type Leave = ReturnType<typeof signTemplate>;
 

@@ -191,7 +191,7 @@ describe.runIf(found !== undefined)('PostgreSQL sessions', () => {
   let store: TypeormEventStore;
   let client: pg.Client;
   beforeAll(async () => {
-    server = found?.kind === 'binaries' ? await startPostgres() : undefined;
+    server = found?.kind === 'configured' ? undefined : await startPostgres();
     url = server?.url ?? (found as { url: string }).url;
     await (await openDatabase({ url, migrations })).close();
   });

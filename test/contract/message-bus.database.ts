@@ -28,7 +28,7 @@ export async function pgliteKind(): Promise<DatabaseKind> {
 export async function postgresKind(): Promise<DatabaseKind | undefined> {
   const found = findPostgres();
   if (found === undefined) return undefined;
-  const server = found.kind === 'binaries' ? await startPostgres() : undefined;
+  const server = found.kind === 'configured' ? undefined : await startPostgres();
   const urls = new Map<string, string>();
   return {
     name: 'PostgreSQL',

@@ -1,33 +1,13 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseJson, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
 
-const root = fileURLToPath(new URL('../../', import.meta.url));
+export { freePorts } from '../../scripts/services/service-process.mjs';
 
-/** Ports of loopback that nobody listens on now, all different. */
-export async function freePorts(count: number): Promise<readonly number[]> {
-  const probes = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer();
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject);
-        server.listen(0, '127.0.0.1', resolve);
-      });
-      return server;
-    }),
-  );
-  const ports = probes.map((probe) => {
-    const address = probe.address();
-    if (address === null || typeof address === 'string') throw new Error('no port');
-    return address.port;
-  });
-  await Promise.all(probes.map((probe) => new Promise((resolve) => probe.close(resolve))));
-  return ports;
-}
+const root = fileURLToPath(new URL('../../', import.meta.url));
 
 export interface RoleProcessOptions {
   readonly role: 'gateway' | 'federation-sender';
