@@ -5,6 +5,7 @@ import { build } from './build.mjs';
 import { isFresh } from './freshness.mjs';
 import { node, root, run } from './node.mjs';
 import { findKafka } from './services/kafka.mjs';
+import { findNginx } from './services/nginx.mjs';
 import { findPostgres } from './services/postgres.mjs';
 import { findSynapse } from './services/synapse.mjs';
 
@@ -42,7 +43,11 @@ const kinds = [
             ...(kafka ? [] : [`its Kafka part: ${noKafka}`]),
           ].join('; '),
   },
-  { name: 'federation', what: 'whole servers on loopback' },
+  {
+    name: 'federation',
+    what: 'whole servers on loopback, one of them behind nginx',
+    without: findNginx() ? undefined : 'its proxy part: no nginx here (scripts/services/apt.sh installs it)',
+  },
   {
     name: 'cluster',
     what: 'two gateways and two senders on PostgreSQL and Kafka, each killed in a storm',
