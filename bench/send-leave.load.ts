@@ -17,7 +17,8 @@ import { progress, quantile } from './report.js';
 export interface LoadSetup {
   readonly ours: {
     readonly name: ServerName;
-    readonly federationUrl: string;
+    /** Of every gateway; connections are spread over them. */
+    readonly federationUrls: readonly string[];
     readonly platformUrl: string;
     readonly token: string;
     /** Our users are in the rooms too, and their joins are signed. */
@@ -72,7 +73,7 @@ async function answer(request: LoadRequest): Promise<unknown> {
       return {};
     case 'prepare':
       prepared = await prepare(request);
-      sockets = await Promise.all(Array.from({ length: setup.connections }, openSocket));
+      sockets = await Promise.all(Array.from({ length: setup.connections }, (_, at) => openSocket(at)));
       return {};
     case 'run':
       return run();
@@ -150,8 +151,9 @@ function wholeRequest(roomId: string, eventId: string, event: JsonObject): Buffe
   );
 }
 
-function openSocket(): Promise<Socket> {
-  const { protocol, hostname, port } = new URL(setup.ours.federationUrl);
+function openSocket(at: number): Promise<Socket> {
+  const urls = setup.ours.federationUrls;
+  const { protocol, hostname, port } = new URL(urls[at % urls.length]!);
   const where = { host: hostname, port: Number(port) };
   return new Promise((resolve, reject) => {
     const socket =

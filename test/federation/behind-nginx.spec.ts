@@ -8,7 +8,7 @@ import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
 import { findNginx, startNginx, type NginxProxy } from '../harness/nginx-proxy.js';
 import { sendRaw } from '../harness/raw-request.js';
 import { startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
-import { freePorts } from '../harness/role-process.js';
+import { freePorts } from '../../scripts/services/service-process.mjs';
 
 if (findNginx() === undefined) {
   console.warn('the proxy of docker-compose.yml NOT tested; install nginx');
