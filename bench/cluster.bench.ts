@@ -12,7 +12,7 @@ import { parseServerName } from '@exeunt/pdu';
 import { RoleProcess } from '../test/harness/role-process.js';
 import { kafkaForBench } from './kafka-for-bench.js';
 import { cpuSecondsOf, postgresForBench } from './postgres-for-bench.js';
-import { median, numberOption, progress, quantile, report, textOption } from './report.js';
+import { flagOption, median, numberOption, progress, quantile, report, textOption } from './report.js';
 import type { LoadRun } from './send-leave.load.js';
 import { startLoad, type Load } from './start-load.js';
 
@@ -25,6 +25,7 @@ import { startLoad, type Load } from './start-load.js';
  *   --rooms N        their rooms (200)
  *   --connections N  kept alive, one request at a time each (64)
  *   --observers N    servers with a user in each room, which must be sent every leave (1)
+ *   --any-gateway    leaves of a room go to both gateways, as with a proxy that knows no rooms
  *   --rounds N       runs of each shape; the middle one counts (3)
  *   --version V      room version (11)
  */
@@ -86,6 +87,7 @@ try {
     baseline: one!.perSecond,
     ratio: cluster!.perSecond / one!.perSecond,
     baselineIs: 'one process with the embedded bus, on the same PostgreSQL',
+    anyGateway: flagOption('any-gateway'),
     rooms,
     leaves,
     rounds,
@@ -154,6 +156,7 @@ async function startShape(name: Shape['name']): Promise<Shape> {
         key: { keyId, seed: Buffer.from(seed).toString('base64') },
       },
       version: textOption('version') ?? '11',
+      anyGateway: flagOption('any-gateway'),
       connections: numberOption('connections', 64),
       observers: numberOption('observers', 1),
     },

@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
+import { stableHash } from '@exeunt/message-bus';
 import { serverNameOf, type ServerName, type UserId } from '@exeunt/pdu';
 import { isRefusal, leaveTemplate } from '@exeunt/room';
 import { parseJson, signRequest, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
@@ -17,7 +18,7 @@ import { progress, quantile } from './report.js';
 export interface LoadSetup {
   readonly ours: {
     readonly name: ServerName;
-    /** Of every gateway; connections are spread over them. */
+    /** Of every gateway; connections are dealt out to them, and rooms too, as a proxy does that keeps each with one. */
     readonly federationUrls: readonly string[];
     readonly platformUrl: string;
     readonly token: string;
@@ -25,6 +26,8 @@ export interface LoadSetup {
     readonly key: { readonly keyId: string; readonly seed: string };
   };
   readonly version: string;
+  /** Each leave to any gateway instead. */
+  readonly anyGateway?: boolean;
   readonly connections: number;
   /** Servers with a user in each room besides ours and the load's: each gets every leave. */
   readonly observers: number;
@@ -165,12 +168,16 @@ function openSocket(at: number): Promise<Socket> {
 }
 
 async function run(): Promise<LoadRun> {
-  const waiting = prepared.values();
+  // Queues of leaves, one a gateway, or one for all.
+  const count = setup.anyGateway === true ? 1 : setup.ours.federationUrls.length;
+  const waiting = Array.from({ length: count }, (_, at) =>
+    prepared.filter(({ roomId }) => stableHash(roomId) % count === at).values(),
+  );
   const latencies: number[] = [];
   const answers: Record<string, number> = {};
   const cpu = process.cpuUsage();
   const start = performance.now();
-  await Promise.all(sockets.map((socket) => sendAll(socket, waiting, latencies, answers)));
+  await Promise.all(sockets.map((socket, at) => sendAll(socket, waiting[at % count]!, latencies, answers)));
   const elapsedMs = performance.now() - start;
   const { user, system } = process.cpuUsage(cpu);
   for (const socket of sockets) socket.destroy();

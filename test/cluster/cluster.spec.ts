@@ -282,7 +282,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     await expectWhole(all);
     note(`${whole.leaves} leaves in ${whole.rooms} rooms in ${seconds.toFixed(1)} s, ${again} asked again`);
     expect(again).toBe(0);
-  });
+  }, 300_000);
 
   describe('loses nothing that was answered with 200 when kill -9 takes', () => {
     const outage = async (what: string, during: () => Promise<void>): Promise<void> => {

@@ -20,8 +20,8 @@ export interface NginxProxy {
 }
 
 /**
- * A real nginx with deploy/nginx/nginx.conf: ports, certificate and files are of this run, and upstreams are the
- * addresses given, `host:port`, in place of the containers' names. All else is as it is deployed.
+ * A real nginx with what is in deploy/nginx: ports, certificate and files are of this run, and the gateways are the
+ * addresses given, `host:port`, in place of the containers' name. All else is as it is deployed.
  */
 export async function startNginx(upstreams: {
   readonly federation: readonly string[];
@@ -32,47 +32,34 @@ export async function startNginx(upstreams: {
   const directory = await mkdtemp(join(tmpdir(), 'exeunt-nginx-'));
   const authority = await createTestCertificateAuthority();
   const certificate = await authority.issue(['127.0.0.1']);
-  const ports = await freePorts(3);
-  const [federation, platform, health] = ports;
-  const deployed = await readFile(
-    fileURLToPath(new URL('../../deploy/nginx/nginx.conf', import.meta.url)),
-    'utf8',
-  );
-  const replacements = [
+  const [federation, platform, health] = await freePorts(3);
+  const configuration = await adapted('nginx.conf', [
     ['listen 8448 ssl;', `listen 127.0.0.1:${federation} ssl;`],
     ['listen 8090;', `listen 127.0.0.1:${platform};`],
     ['listen 127.0.0.1:8089;', `listen 127.0.0.1:${health};`],
     ['/etc/nginx/tls/fullchain.pem', certificate.certificatePath],
     ['/etc/nginx/tls/privkey.pem', certificate.privateKeyPath],
-  ] as const;
-  let configuration = deployed;
-  for (const [from, to] of replacements) {
-    if (!configuration.includes(from)) throw new Error(`deploy/nginx/nginx.conf has no longer: ${from}`);
-    configuration = configuration.replace(from, to);
-  }
+  ]);
+  const servers = (addresses: readonly string[]) => addresses.map((one) => `server ${one};`).join(' ');
+  // Names that are looked up again are newer than the nginx of some systems.
+  const gateways = await adapted('upstreams.conf', [
+    ['resolver 127.0.0.11 valid=5s ipv6=off;', ''],
+    ['server gateway:8448 resolve;', servers(upstreams.federation)],
+    ['server gateway:8090 resolve;', servers(upstreams.platform)],
+  ]);
   // Everything that the packaged nginx would keep in folders of the system.
   const own = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
     (kind) => `${kind}_temp_path ${join(directory, kind)};`,
   );
-  const upstream = (name: string, servers: readonly string[]) =>
-    `upstream ${name} { ${servers.map((server) => `server ${server};`).join(' ')} }`;
   await writeFile(join(directory, 'nginx.conf'), configuration);
-  await writeFile(
-    join(directory, 'upstreams.conf'),
-    [
-      ...own,
-      'access_log off;',
-      upstream('federation', upstreams.federation),
-      upstream('platform', upstreams.platform),
-    ].join('\n'),
-  );
+  await writeFile(join(directory, 'upstreams.conf'), [...own, 'access_log off;', gateways].join('\n'));
   const global = [
     'daemon off;',
     `pid ${join(directory, 'nginx.pid')};`,
     // Its workers have this directory to write to.
     ...(process.getuid?.() === 0 ? ['user root;'] : []),
   ];
-  const process_ = new ServiceProcess({
+  const server = new ServiceProcess({
     what: 'nginx',
     directory,
     command: [
@@ -84,11 +71,11 @@ export async function startNginx(upstreams: {
     outlivesCaller: false,
   });
   const stop = async (): Promise<void> => {
-    await process_.end();
+    await server.end();
     await authority.remove();
     await rm(directory, { recursive: true, force: true });
   };
-  const outcome = await process_.start(() => listens(health!));
+  const outcome = await server.start(() => listens(health!));
   if (outcome !== 'ready') {
     await stop();
     throw new Error(`nginx did not come up:\n${outcome}`);
@@ -99,6 +86,20 @@ export async function startNginx(upstreams: {
     healthUrl: `http://127.0.0.1:${health}/`,
     stop,
   };
+}
+
+/** A file of deploy/nginx with parts of it put in place of others, each of which must be there. */
+async function adapted(
+  name: string,
+  replacements: readonly (readonly [from: string, to: string])[],
+): Promise<string> {
+  const path = fileURLToPath(new URL(`../../deploy/nginx/${name}`, import.meta.url));
+  let text = await readFile(path, 'utf8');
+  for (const [from, to] of replacements) {
+    if (!text.includes(from)) throw new Error(`deploy/nginx/${name} has no longer: ${from}`);
+    text = text.replace(from, () => to);
+  }
+  return text;
 }
 
 function listens(port: number): Promise<boolean> {
