@@ -50,7 +50,7 @@ const kinds = [
   },
   {
     name: 'cluster',
-    what: 'two gateways and two senders on PostgreSQL and Kafka, each killed in a storm',
+    what: 'two gateways and two senders on PostgreSQL and Kafka; killed, frozen and replaced in a storm',
     without: clusterLacks === undefined ? undefined : `all of it: ${clusterLacks}`,
   },
   {

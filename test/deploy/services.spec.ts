@@ -7,7 +7,6 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ServiceContainer } from '../../scripts/services/service-process.mjs';
 import { readComposeFile, readEnvFile } from '../harness/compose-file.js';
 import { findKafka, startKafka } from '../harness/kafka-server.js';
-import { settle } from '../harness/leave-server.js';
 import { findPostgres, startPostgres } from '../harness/postgres-server.js';
 
 /* Servers of tests in containers, by what is asked of `docker`: an executable that writes it down and answers. */
@@ -161,7 +160,7 @@ describe('a container', () => {
     await new Promise((resolve) => child.stdout.once('data', resolve));
     expect(calls().map(([command]) => command)).toEqual(['run']);
     child.kill('SIGKILL');
-    await settle('it is removed', () => calls().find(([command]) => command === 'rm'));
-    expect(calls().at(-1)).toEqual(['rm', '--force', '--volumes', id]);
+    const removed = () => expect(calls().at(-1)).toEqual(['rm', '--force', '--volumes', id]);
+    await vi.waitFor(removed, { timeout: 10_000 });
   });
 });
