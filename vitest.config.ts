@@ -14,7 +14,10 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: 'unit', include: ['{apps,libs}/**/*.spec.ts', 'test/conformance/**/*.spec.ts'] },
+        test: {
+          name: 'unit',
+          include: ['{apps,libs}/**/*.spec.ts', 'test/{conformance,deploy}/**/*.spec.ts'],
+        },
       },
       {
         extends: true,

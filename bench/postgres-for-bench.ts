@@ -16,25 +16,29 @@ export async function postgresForBench(): Promise<PostgresServer> {
   return server;
 }
 
-/** CPU seconds of PostgreSQL's processes so far, those that have ended included; 0 where there is no /proc. */
-export function cpuSecondsOf(server: PostgresServer): number {
+/**
+ * CPU seconds of a process and its children so far, those that have ended included; 0 where there is no /proc, or where
+ * they are a container's.
+ */
+export function cpuSecondsOf({ pid }: { readonly pid: number | undefined }): number {
+  if (pid === undefined) return 0;
   let ticks = 0;
   try {
-    for (const entry of readdirSync('/proc')) if (/^\d+$/.test(entry)) ticks += ticksOf(entry, server.pid);
+    for (const entry of readdirSync('/proc')) if (/^\d+$/.test(entry)) ticks += ticksOf(entry, pid);
   } catch {
     return 0;
   }
   return ticks / 100;
 }
 
-function ticksOf(pid: string, postmaster: number): number {
+function ticksOf(pid: string, parent: number): number {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The name stands in parentheses and may hold anything; after it come state, parent, … and utime, stime.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     const [user, system, ofEndedChildren, systemOfEndedChildren] = fields.slice(11, 15).map(Number);
-    if (Number(pid) === postmaster) return user! + system! + ofEndedChildren! + systemOfEndedChildren!;
-    return Number(fields[1]) === postmaster ? user! + system! : 0;
+    if (Number(pid) === parent) return user! + system! + ofEndedChildren! + systemOfEndedChildren!;
+    return Number(fields[1]) === parent ? user! + system! : 0;
   } catch {
     // It has ended.
     return 0;

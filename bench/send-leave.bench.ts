@@ -1,16 +1,14 @@
 import 'reflect-metadata';
-import { fork } from 'node:child_process';
-import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
 import { Session } from 'node:inspector/promises';
 import { availableParallelism } from 'node:os';
-import { fileURLToPath } from 'node:url';
 import { TypeormEventStore } from '@exeunt/event-store';
 import { startLeaveServer, type LeaveServer } from '../test/harness/leave-server.js';
 import { signaturePairsPerSecond } from './ed25519-limit.js';
 import { cpuSecondsOf, postgresForBench } from './postgres-for-bench.js';
 import { flagOption, numberOption, progress, report, textOption } from './report.js';
-import type { LoadRequest, LoadRun } from './send-leave.load.js';
+import type { LoadRun } from './send-leave.load.js';
+import { startLoad } from './start-load.js';
 
 /*
  * Accepted leaves a second, whole: HTTP on loopback, both signatures checked, durable in PostgreSQL with fsync on,
@@ -158,7 +156,7 @@ function setupFor({ name, federationUrl, platformUrl, token, running }: LeaveSer
   return {
     ours: {
       name,
-      federationUrl,
+      federationUrls: [federationUrl],
       platformUrl,
       token,
       key: { keyId, seed: Buffer.from(seed).toString('base64') },
@@ -166,21 +164,6 @@ function setupFor({ name, federationUrl, platformUrl, token, running }: LeaveSer
     version: textOption('version') ?? '11',
     connections: numberOption('connections', 64),
     observers: numberOption('observers', 0),
-  };
-}
-
-function startLoad() {
-  const child = fork(fileURLToPath(new URL('send-leave.load.js', import.meta.url)), [], { execArgv: [] });
-  const ended = once(child, 'exit').then(() => [{ failed: 'the load process has ended' }]);
-  return {
-    async ask(request: LoadRequest): Promise<unknown> {
-      const message = new Promise((resolve) => child.once('message', (one) => resolve([one])));
-      child.send(request);
-      const [answer] = (await Promise.race([message, ended])) as [{ result?: unknown; failed?: string }];
-      if (answer.failed !== undefined) throw new Error(answer.failed);
-      return answer.result;
-    },
-    stop: () => child.disconnect(),
   };
 }
 

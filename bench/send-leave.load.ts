@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
+import { stableHash } from '@exeunt/message-bus';
 import { serverNameOf, type ServerName, type UserId } from '@exeunt/pdu';
 import { isRefusal, leaveTemplate } from '@exeunt/room';
 import { parseJson, signRequest, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
@@ -17,13 +18,16 @@ import { progress, quantile } from './report.js';
 export interface LoadSetup {
   readonly ours: {
     readonly name: ServerName;
-    readonly federationUrl: string;
+    /** Of every gateway; connections are dealt out to them, and rooms too, as a proxy does that keeps each with one. */
+    readonly federationUrls: readonly string[];
     readonly platformUrl: string;
     readonly token: string;
     /** Our users are in the rooms too, and their joins are signed. */
     readonly key: { readonly keyId: string; readonly seed: string };
   };
   readonly version: string;
+  /** Each leave to any gateway instead. */
+  readonly anyGateway?: boolean;
   readonly connections: number;
   /** Servers with a user in each room besides ours and the load's: each gets every leave. */
   readonly observers: number;
@@ -72,7 +76,7 @@ async function answer(request: LoadRequest): Promise<unknown> {
       return {};
     case 'prepare':
       prepared = await prepare(request);
-      sockets = await Promise.all(Array.from({ length: setup.connections }, openSocket));
+      sockets = await Promise.all(Array.from({ length: setup.connections }, (_, at) => openSocket(at)));
       return {};
     case 'run':
       return run();
@@ -150,8 +154,9 @@ function wholeRequest(roomId: string, eventId: string, event: JsonObject): Buffe
   );
 }
 
-function openSocket(): Promise<Socket> {
-  const { protocol, hostname, port } = new URL(setup.ours.federationUrl);
+function openSocket(at: number): Promise<Socket> {
+  const urls = setup.ours.federationUrls;
+  const { protocol, hostname, port } = new URL(urls[at % urls.length]!);
   const where = { host: hostname, port: Number(port) };
   return new Promise((resolve, reject) => {
     const socket =
@@ -163,12 +168,16 @@ function openSocket(): Promise<Socket> {
 }
 
 async function run(): Promise<LoadRun> {
-  const waiting = prepared.values();
+  // Queues of leaves, one a gateway, or one for all.
+  const count = setup.anyGateway === true ? 1 : setup.ours.federationUrls.length;
+  const waiting = Array.from({ length: count }, (_, at) =>
+    prepared.filter(({ roomId }) => stableHash(roomId) % count === at).values(),
+  );
   const latencies: number[] = [];
   const answers: Record<string, number> = {};
   const cpu = process.cpuUsage();
   const start = performance.now();
-  await Promise.all(sockets.map((socket) => sendAll(socket, waiting, latencies, answers)));
+  await Promise.all(sockets.map((socket, at) => sendAll(socket, waiting[at % count]!, latencies, answers)));
   const elapsedMs = performance.now() - start;
   const { user, system } = process.cpuUsage(cpu);
   for (const socket of sockets) socket.destroy();

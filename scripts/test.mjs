@@ -5,6 +5,7 @@ import { build } from './build.mjs';
 import { isFresh } from './freshness.mjs';
 import { node, root, run } from './node.mjs';
 import { findKafka } from './services/kafka.mjs';
+import { findNginx } from './services/nginx.mjs';
 import { findPostgres } from './services/postgres.mjs';
 import { findSynapse } from './services/synapse.mjs';
 
@@ -17,11 +18,17 @@ const isStrict = process.env['EXEUNT_REQUIRE_SERVICES'] === 'true';
 const synapse = findSynapse();
 const postgres = findPostgres();
 const kafka = findKafka();
-const noPostgres = 'no PostgreSQL here (scripts/services/apt.sh installs it)';
-const noKafka = 'no Kafka here (scripts/services/apt.sh and install-kafka.sh install it)';
-// Its servers are killed, so they have to be its own.
-const clusterLacks =
-  postgres?.kind !== 'binaries' ? noPostgres : kafka?.kind !== 'installed' ? noKafka : undefined;
+const noPostgres = 'no PostgreSQL here, and no Docker engine (scripts/services/apt.sh installs PostgreSQL)';
+const noKafka =
+  'no Kafka here, and no Docker engine (scripts/services/apt.sh and install-kafka.sh install Kafka)';
+const isNotOurs = 'it kills its servers, and one is configured that is not its own';
+const clusterLacks = !postgres
+  ? noPostgres
+  : !kafka
+    ? noKafka
+    : [postgres, kafka].some(({ kind }) => kind === 'configured')
+      ? isNotOurs
+      : undefined;
 
 const kinds = [
   { name: 'unit', what: 'rules, tables, properties and conformance vectors' },
@@ -36,10 +43,14 @@ const kinds = [
             ...(kafka ? [] : [`its Kafka part: ${noKafka}`]),
           ].join('; '),
   },
-  { name: 'federation', what: 'whole servers on loopback' },
+  {
+    name: 'federation',
+    what: 'whole servers on loopback, one of them behind nginx',
+    without: findNginx() ? undefined : 'its proxy part: no nginx here (scripts/services/apt.sh installs it)',
+  },
   {
     name: 'cluster',
-    what: 'two gateways and two senders on PostgreSQL and Kafka, each killed in a storm',
+    what: 'two gateways and two senders on PostgreSQL and Kafka; killed, frozen and replaced in a storm',
     without: clusterLacks === undefined ? undefined : `all of it: ${clusterLacks}`,
   },
   {

@@ -4,13 +4,14 @@
 set -euo pipefail
 
 # postgresql: contract tests and outages on a real database. python3-venv: Synapse in its own virtual environment.
-packages=(postgresql python3 python3-venv ca-certificates)
+# nginx: the proxy of docker-compose.yml.
+packages=(postgresql python3 python3-venv nginx ca-certificates)
 # Java and Maven: Kafka, by install-kafka.sh. Any will do, wherever they come from.
 command -v java >/dev/null || packages+=(default-jre-headless)
 command -v mvn >/dev/null || packages+=(maven)
 
 command -v dpkg-query >/dev/null || {
-  echo "apt.sh: not a Debian system. Install these by hand: PostgreSQL 15 or newer (server), Python 3.10 or newer with venv, Java 17 or newer, Maven" >&2
+  echo "apt.sh: not a Debian system. Install these by hand: PostgreSQL 15 or newer (server), Python 3.10 or newer with venv, nginx, Java 17 or newer, Maven" >&2
   exit 1
 }
 

@@ -4,29 +4,24 @@
 //   node scripts/services/kafka.mjs start      starts one that stays, prints EXEUNT_KAFKA_BROKERS=…
 //   node scripts/services/kafka.mjs brokers    prints that line again; exit code 1 when none is running
 //   node scripts/services/kafka.mjs stop       ends it and deletes its data
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import kafkajs from 'kafkajs';
+import {
+  freePorts,
+  hasDockerEngine,
+  runServiceCommand,
+  ServiceContainer,
+  ServiceProcess,
+  wantsContainers,
+} from './service-process.mjs';
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-const START_DEADLINE_MS = 60_000;
-const STOP_DEADLINE_MS = 30_000;
 /** A JVM that starts quickly and stays small; the broker under test is never under real load. */
 const JVM = [
   '-Xms128m',
@@ -42,18 +37,26 @@ export function findKafka() {
     const brokers = configured.split(',').map((broker) => broker.trim());
     return { kind: 'configured', brokers };
   }
-  const installed = findInstalled();
-  return installed && findJava() ? { kind: 'installed', ...installed } : undefined;
+  const installed = wantsContainers() ? undefined : findInstalled();
+  if (installed && findJava()) return { kind: 'installed', ...installed };
+  return hasDockerEngine() ? { kind: 'docker', image: imageOf(pinnedVersion()) } : undefined;
 }
 
 export async function startKafka(options = {}) {
   return start({ outlivesCaller: false, properties: options.properties ?? {} });
 }
 
-function findInstalled() {
+function pinnedVersion() {
   const pom = readFileSync(join(ROOT, 'scripts/services/kafka-pom.xml'), 'utf8');
   const version = /<kafka\.version>([^<]+)</.exec(pom)?.[1];
   if (version === undefined) throw new Error('kafka-pom.xml names no <kafka.version>');
+  return version;
+}
+
+const imageOf = (version) => `apache/kafka:${version}`;
+
+function findInstalled() {
+  const version = pinnedVersion();
   const directory = join(ROOT, '.services', `kafka-${version}`);
   // The installer writes its receipt last.
   return existsSync(join(directory, 'installed-pom.xml')) ? { version, directory } : undefined;
@@ -65,67 +68,81 @@ function findJava() {
   return folders.map((folder) => join(folder, 'java')).find((path) => existsSync(path));
 }
 
-/** Held open together, so that they differ. */
-async function freePorts(count) {
-  const probes = await Promise.all(
-    Array.from(
-      { length: count },
-      () =>
-        new Promise((resolve, reject) => {
-          const probe = createServer();
-          probe.once('error', reject);
-          probe.listen(0, '127.0.0.1', () => resolve(probe));
-        }),
-    ),
-  );
-  const ports = probes.map((probe) => probe.address().port);
-  await Promise.all(probes.map((probe) => new Promise((resolve) => probe.close(resolve))));
-  return ports;
-}
-
 async function start({ outlivesCaller, properties }) {
   const java = findJava();
-  const installed = findInstalled();
-  if (java === undefined || installed === undefined) {
-    throw new Error(
-      'no Kafka here: scripts/services/install-kafka.sh installs it (it needs Java 17 and Maven: scripts/services/apt.sh)',
-    );
+  const installed = wantsContainers() ? undefined : findInstalled();
+  if (java !== undefined && installed !== undefined) {
+    return await startHere({ java, installed, outlivesCaller, properties });
   }
+  if (hasDockerEngine()) return await startContainer({ outlivesCaller, properties });
+  throw new Error(
+    'no Kafka here, and no Docker engine: scripts/services/install-kafka.sh installs Kafka (it needs Java 17 and Maven: scripts/services/apt.sh)',
+  );
+}
+
+/** A broker that is its own controller, for clients on 127.0.0.1. */
+function settingsOf({ port, controllerPort, host, data, properties }) {
+  return {
+    'process.roles': 'broker,controller',
+    'node.id': '1',
+    'controller.quorum.voters': `1@127.0.0.1:${controllerPort}`,
+    listeners: `PLAINTEXT://${host}:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
+    'advertised.listeners': `PLAINTEXT://127.0.0.1:${port}`,
+    'listener.security.protocol.map': 'PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT',
+    'controller.listener.names': 'CONTROLLER',
+    'inter.broker.listener.name': 'PLAINTEXT',
+    'log.dirs': data,
+    'offsets.topic.num.partitions': '1',
+    'offsets.topic.replication.factor': '1',
+    'transaction.state.log.num.partitions': '1',
+    'transaction.state.log.replication.factor': '1',
+    'transaction.state.log.min.isr': '1',
+    'auto.create.topics.enable': 'false',
+    // The controller waits for the old one's session to end before it lets a killed broker in again.
+    'broker.heartbeat.interval.ms': '200',
+    'broker.session.timeout.ms': '1000',
+    // Tests form groups, and kill their members.
+    'group.initial.rebalance.delay.ms': '0',
+    'group.min.session.timeout.ms': '500',
+    ...properties,
+  };
+}
+
+async function startHere({ java, installed, outlivesCaller, properties }) {
   const directory = mkdtempSync(join(tmpdir(), 'exeunt-kafka-'));
+  const command = (mainClass, ...args) => [
+    java,
+    ...JVM,
+    '-Dorg.slf4j.simpleLogger.defaultLogLevel=warn',
+    '-cp',
+    `${join(installed.directory, 'libs')}/*`,
+    mainClass,
+    ...args,
+  ];
   try {
     const [port, controllerPort] = await freePorts(2);
-    const settings = {
-      'process.roles': 'broker,controller',
-      'node.id': '1',
-      'controller.quorum.voters': `1@127.0.0.1:${controllerPort}`,
-      listeners: `PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controllerPort}`,
-      'advertised.listeners': `PLAINTEXT://127.0.0.1:${port}`,
-      'listener.security.protocol.map': 'PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT',
-      'controller.listener.names': 'CONTROLLER',
-      'inter.broker.listener.name': 'PLAINTEXT',
-      'log.dirs': join(directory, 'data'),
-      'offsets.topic.num.partitions': '1',
-      'offsets.topic.replication.factor': '1',
-      'transaction.state.log.num.partitions': '1',
-      'transaction.state.log.replication.factor': '1',
-      'transaction.state.log.min.isr': '1',
-      'auto.create.topics.enable': 'false',
-      // The controller waits for the old one's session to end before it lets a killed broker in again.
-      'broker.heartbeat.interval.ms': '200',
-      'broker.session.timeout.ms': '1000',
-      // Tests form groups, and kill their members.
-      'group.initial.rebalance.delay.ms': '0',
-      'group.min.session.timeout.ms': '500',
-      ...properties,
-    };
+    const data = join(directory, 'data');
+    const settings = settingsOf({ port, controllerPort, host: '127.0.0.1', data, properties });
+    const file = join(directory, 'server.properties');
     writeFileSync(
-      join(directory, 'server.properties'),
+      file,
       Object.entries(settings)
         .map(([name, value]) => `${name}=${value}\n`)
         .join(''),
     );
-    const server = new Server({ java, installed, directory, port, outlivesCaller });
-    server.format();
+    // Makes the data directory one that a new cluster of one node can start on.
+    const clusterId = randomBytes(16).toString('base64url');
+    const [program, ...args] = command('kafka.tools.StorageTool', 'format', '-t', clusterId, '-c', file);
+    execFileSync(program, args, { cwd: directory, stdio: ['ignore', 'ignore', 'pipe'] });
+    const place = new ServiceProcess({
+      what: 'Kafka',
+      directory,
+      command: command('kafka.Kafka', file),
+      endSignal: 'SIGTERM',
+      orphanSignal: 'SIGKILL',
+      outlivesCaller,
+    });
+    const server = new Server(place, { directory, version: installed.version, port });
     await server.start();
     return server;
   } catch (error) {
@@ -134,123 +151,78 @@ async function start({ outlivesCaller, properties }) {
   }
 }
 
-class Server {
-  #settings;
-  #supervisor;
-  #pid;
+async function startContainer({ outlivesCaller, properties }) {
+  const version = pinnedVersion();
+  const [port] = await freePorts(1);
+  // The broker's port is the same inside, for it tells clients to come to it. The image's user may write to this data.
+  const settings = settingsOf({
+    port,
+    controllerPort: port === 9093 ? 9094 : 9093,
+    host: '0.0.0.0',
+    data: '/var/lib/kafka/data',
+    properties,
+  });
+  const place = new ServiceContainer({
+    image: imageOf(version),
+    ports: { [port]: port },
+    environment: {
+      KAFKA_HEAP_OPTS: JVM.filter((option) => option.startsWith('-Xm')).join(' '),
+      // The image's names of the broker's settings.
+      ...Object.fromEntries(
+        Object.entries(settings).map(([name, value]) => [
+          `KAFKA_${name.toUpperCase().replaceAll('.', '_')}`,
+          value,
+        ]),
+      ),
+    },
+    outlivesCaller,
+  });
+  const server = new Server(place, { directory: undefined, version, port });
+  try {
+    await server.start();
+    return server;
+  } catch (error) {
+    await place.remove();
+    throw error;
+  }
+}
 
-  constructor(settings) {
-    this.#settings = settings;
-    this.directory = settings.directory;
-    this.version = settings.installed.version;
-    this.brokers = [`127.0.0.1:${settings.port}`];
+class Server {
+  #place;
+
+  constructor(place, { directory, version, port }) {
+    this.#place = place;
+    this.directory = directory;
+    this.version = version;
+    this.brokers = [`127.0.0.1:${port}`];
   }
 
   get pid() {
-    return this.#pid;
+    return this.#place.pid;
   }
 
-  #command(mainClass, ...args) {
-    const { java, installed } = this.#settings;
-    const classes = `${join(installed.directory, 'libs')}/*`;
-    return [
-      java,
-      ...JVM,
-      '-Dorg.slf4j.simpleLogger.defaultLogLevel=warn',
-      '-cp',
-      classes,
-      mainClass,
-      ...args,
-    ];
-  }
-
-  /** Makes the data directory one that a new cluster of one node can start on. */
-  format() {
-    const properties = join(this.directory, 'server.properties');
-    const clusterId = randomBytes(16).toString('base64url');
-    const [program, ...args] = this.#command(
-      'kafka.tools.StorageTool',
-      'format',
-      '-t',
-      clusterId,
-      '-c',
-      properties,
-    );
-    execFileSync(program, args, { cwd: this.directory, stdio: ['ignore', 'ignore', 'pipe'] });
+  get receipt() {
+    return this.#place.receipt;
   }
 
   async start() {
-    if (this.#pid !== undefined && isAlive(this.#pid)) return;
-    const { directory, outlivesCaller } = this.#settings;
-    const logPath = join(directory, 'kafka.log');
-    const pidPath = join(directory, 'kafka.pid');
-    const logStart = existsSync(logPath) ? readFileSync(logPath).length : 0;
-    rmSync(pidPath, { force: true });
-    const command = this.#command('kafka.Kafka', join(directory, 'server.properties'));
-    const log = openSync(logPath, 'a');
-    // The shell ends the server when its standard input does, and that is with this process, whatever ends it.
-    const withCaller = [
-      'exec 3<&0',
-      'pidfile="$1"; shift',
-      '"$@" 3<&- & server=$!',
-      'echo "$server" > "$pidfile"',
-      '(cat <&3 >/dev/null; kill -KILL "$server") 2>/dev/null & watcher=$!',
-      'wait "$server"; code=$?',
-      'kill "$watcher" 2>/dev/null',
-      'exit "$code"',
-    ].join('\n');
-    const onItsOwn = 'echo "$$" > "$1"; shift; exec "$@"';
-    const supervisor = spawn(
-      'sh',
-      ['-c', outlivesCaller ? onItsOwn : withCaller, 'sh', pidPath, ...command],
-      {
-        cwd: directory,
-        detached: true,
-        stdio: [outlivesCaller ? 'ignore' : 'pipe', log, log],
-      },
-    );
-    closeSync(log);
-    let ended = false;
-    supervisor.once('exit', () => (ended = true));
-    supervisor.once('error', () => (ended = true));
-    supervisor.stdin?.on('error', () => {});
-    supervisor.stdin?.unref();
-    supervisor.unref();
-    this.#supervisor = supervisor;
-
-    const deadline = Date.now() + START_DEADLINE_MS;
-    while (!ended && Date.now() < deadline) {
-      this.#pid ??= existsSync(pidPath) ? Number(readFileSync(pidPath, 'utf8')) || undefined : undefined;
-      if (this.#pid !== undefined && (await answers(this.brokers))) return;
-      await delay(25);
-    }
-    await this.#end('SIGKILL');
-    throw new Error(`Kafka did not come up:\n${readFileSync(logPath).subarray(logStart).toString()}`);
+    const outcome = await this.#place.start(() => answers(this.brokers));
+    if (outcome !== 'ready') throw new Error(`Kafka did not come up:\n${outcome}`);
   }
 
   async restart() {
-    await this.#end('SIGTERM');
+    await this.#place.end();
     await this.start();
   }
 
   async kill9() {
-    await this.#end('SIGKILL');
+    await this.#place.kill9();
   }
 
   async stop() {
     // Its data goes with it, so there is nothing to write out.
-    await this.#end('SIGKILL');
-    rmSync(this.directory, { recursive: true, force: true });
-  }
-
-  async #end(signalName) {
-    const pid = this.#pid;
-    this.#pid = undefined;
-    if (pid !== undefined) {
-      signal(pid, signalName);
-      await untilGone(pid);
-    }
-    this.#supervisor?.stdin?.destroy();
+    await this.#place.kill9();
+    await this.#place.remove();
   }
 }
 
@@ -290,86 +262,15 @@ function stopEmptyTimers() {
   );
 }
 
-function isAlive(pid) {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    return error.code === 'EPERM';
-  }
-  // A zombie answers signal 0; it waits for its parent only.
-  try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
-  } catch {
-    return !existsSync('/proc/self/status');
-  }
-}
-
-function signal(pid, name) {
-  try {
-    process.kill(pid, name);
-  } catch (error) {
-    if (error.code !== 'ESRCH') throw error;
-  }
-}
-
-async function untilGone(pid) {
-  const deadline = Date.now() + STOP_DEADLINE_MS;
-  while (isAlive(pid)) {
-    if (Date.now() > deadline) throw new Error(`process ${pid} of Kafka is still there`);
-    await delay(10);
-  }
-}
-
-// ---- from the command line ----
-
-const RECEIPT = join(ROOT, '.services', 'kafka.json');
-
-/** What `start` wrote down, while the process it names is still that server. */
-function running() {
-  if (!existsSync(RECEIPT)) return undefined;
-  const receipt = JSON.parse(readFileSync(RECEIPT, 'utf8'));
-  const pidPath = join(receipt.directory, 'kafka.pid');
-  const isOurs = existsSync(pidPath) && Number(readFileSync(pidPath, 'utf8')) === receipt.pid;
-  return isOurs && isAlive(receipt.pid) && isKafka(receipt) ? receipt : undefined;
-}
-
-/** A process ID is used again some day: where the system tells the command line, it must name our directory. */
-function isKafka({ pid, directory }) {
-  const path = `/proc/${pid}/cmdline`;
-  return !existsSync(path) || readFileSync(path, 'utf8').includes(directory);
-}
-
-async function main(command) {
-  const print = (brokers) => console.log(`EXEUNT_KAFKA_BROKERS=${brokers.join(',')}`);
-  const receipt = running();
-  switch (command) {
-    case 'start': {
-      if (receipt) return print(receipt.brokers);
-      const server = await start({ outlivesCaller: true, properties: {} });
-      mkdirSync(dirname(RECEIPT), { recursive: true });
-      const { brokers, pid, directory } = server;
-      writeFileSync(RECEIPT, JSON.stringify({ brokers, pid, directory }), { mode: 0o600 });
-      return print(brokers);
-    }
-    case 'brokers':
-      if (receipt) return print(receipt.brokers);
-      console.error('no Kafka of this checkout is running: node scripts/services/kafka.mjs start');
-      process.exitCode = 1;
-      return;
-    case 'stop':
-      if (receipt) {
-        signal(receipt.pid, 'SIGKILL');
-        await untilGone(receipt.pid);
-        rmSync(receipt.directory, { recursive: true, force: true });
-      }
-      rmSync(RECEIPT, { force: true });
-      return;
-    default:
-      console.error('usage: node scripts/services/kafka.mjs start|stop|brokers');
-      process.exitCode = 2;
-  }
-}
-
 if (process.argv[1] !== undefined && fileURLToPath(import.meta.url) === process.argv[1]) {
-  await main(process.argv[2]);
+  await runServiceCommand(process.argv[2], {
+    script: 'kafka',
+    what: 'Kafka',
+    variable: 'EXEUNT_KAFKA_BROKERS',
+    query: 'brokers',
+    start: async () => {
+      const server = await start({ outlivesCaller: true, properties: {} });
+      return { address: server.brokers.join(','), place: server.receipt };
+    },
+  });
 }

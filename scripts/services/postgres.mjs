@@ -4,36 +4,33 @@
 //   node scripts/services/postgres.mjs start    starts one that stays, prints EXEUNT_DATABASE_URL=…
 //   node scripts/services/postgres.mjs url      prints that line again; exit code 1 when none is running
 //   node scripts/services/postgres.mjs stop     ends it and deletes its data
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import {
-  chownSync,
-  closeSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { createServer } from 'node:net';
+import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { delimiter, dirname, join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
+import {
+  freePorts,
+  hasDockerEngine,
+  runServiceCommand,
+  ServiceContainer,
+  ServiceProcess,
+  wantsContainers,
+} from './service-process.mjs';
 
 const DATABASE = 'exeunt';
-const START_DEADLINE_MS = 60_000;
-const STOP_DEADLINE_MS = 30_000;
+const IMAGE = 'postgres:15-bookworm';
+const SHARED_MEMORY_DEADLINE_MS = 60_000;
 
 export function findPostgres() {
   const url = process.env.EXEUNT_TEST_DATABASE_URL;
   if (url) return { kind: 'configured', url };
-  const directory = findBinaries();
-  return directory === undefined ? undefined : { kind: 'binaries', directory };
+  const directory = wantsContainers() ? undefined : findBinaries();
+  if (directory !== undefined) return { kind: 'binaries', directory };
+  return hasDockerEngine() ? { kind: 'docker', image: IMAGE } : undefined;
 }
 
 export async function startPostgres() {
@@ -68,24 +65,16 @@ function unprivileged() {
   );
 }
 
-async function freePort() {
-  return new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once('error', reject);
-    probe.listen(0, '127.0.0.1', () => {
-      const { port } = probe.address();
-      probe.close(() => resolve(port));
-    });
-  });
+async function start({ outlivesCaller }) {
+  const binaries = wantsContainers() ? undefined : findBinaries();
+  if (binaries !== undefined) return await startHere(binaries, outlivesCaller);
+  if (hasDockerEngine()) return await startContainer(outlivesCaller);
+  throw new Error(
+    'no PostgreSQL server here, and no Docker engine. On Debian: apt-get install postgresql (or scripts/services/apt.sh)',
+  );
 }
 
-async function start({ outlivesCaller }) {
-  const binaries = findBinaries();
-  if (binaries === undefined) {
-    throw new Error(
-      'no PostgreSQL server here. On Debian: apt-get install postgresql (or scripts/services/apt.sh)',
-    );
-  }
+async function startHere(binaries, outlivesCaller) {
   const user = unprivileged();
   // Below the temporary directory and not in the checkout: the other user may not be let into the checkout.
   const directory = mkdtempSync(join(tmpdir(), 'exeunt-postgres-'));
@@ -95,10 +84,11 @@ async function start({ outlivesCaller }) {
     const passwordPath = join(directory, 'password');
     writeFileSync(passwordPath, password, { mode: 0o600 });
     if (user.uid !== undefined) chownSync(passwordPath, user.uid, user.gid);
+    const data = join(directory, 'data');
     execFileSync(
       join(binaries, 'initdb'),
       [
-        ['-D', join(directory, 'data')],
+        ['-D', data],
         ['--username=exeunt', '--auth=scram-sha-256', `--pwfile=${passwordPath}`],
         ['--encoding=UTF8', '--locale=C'],
       ].flat(),
@@ -109,20 +99,51 @@ async function start({ outlivesCaller }) {
         stdio: ['ignore', 'ignore', 'pipe'],
       },
     );
-
-    const server = new Server({
-      binaries,
-      user,
+    const [port] = await freePorts(1);
+    const command = [
+      [join(binaries, 'postgres'), '-D', data, '-p', String(port)],
+      ['-c', 'listen_addresses=127.0.0.1', '-c', `unix_socket_directories=${directory}`, '-c', 'fsync=on'],
+    ].flat();
+    // SIGINT is PostgreSQL's "fast": sessions end at once, then everything is written out.
+    const place = new ServiceProcess({
+      what: 'PostgreSQL',
       directory,
-      password,
-      port: await freePort(),
+      command,
+      endSignal: 'SIGINT',
+      orphanSignal: 'SIGINT',
       outlivesCaller,
+      user,
     });
+    const server = new Server(place, { directory, password, port });
     await server.start();
     await query(server.urlOf('postgres'), `CREATE DATABASE ${DATABASE}`);
     return server;
   } catch (error) {
     rmSync(directory, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+async function startContainer(outlivesCaller) {
+  const password = randomBytes(16).toString('hex');
+  const [port] = await freePorts(1);
+  const place = new ServiceContainer({
+    image: IMAGE,
+    ports: { [port]: 5432 },
+    environment: {
+      POSTGRES_USER: 'exeunt',
+      POSTGRES_PASSWORD: password,
+      POSTGRES_DB: DATABASE,
+      POSTGRES_INITDB_ARGS: '--encoding=UTF8 --locale=C',
+    },
+    outlivesCaller,
+  });
+  const server = new Server(place, { directory: undefined, password, port });
+  try {
+    await server.start();
+    return server;
+  } catch (error) {
+    await place.remove();
     throw error;
   }
 }
@@ -140,19 +161,23 @@ async function query(url, sql) {
 }
 
 class Server {
+  #place;
   #settings;
-  #supervisor;
-  #pid;
   #databases = 0;
 
-  constructor(settings) {
+  constructor(place, settings) {
+    this.#place = place;
     this.#settings = settings;
     this.directory = settings.directory;
     this.url = this.urlOf(DATABASE);
   }
 
   get pid() {
-    return this.#pid;
+    return this.#place.pid;
+  }
+
+  get receipt() {
+    return this.#place.receipt;
   }
 
   urlOf(database) {
@@ -168,11 +193,10 @@ class Server {
   }
 
   async start() {
-    if (this.#pid !== undefined && isAlive(this.#pid)) return;
-    const deadline = Date.now() + START_DEADLINE_MS;
+    const deadline = Date.now() + SHARED_MEMORY_DEADLINE_MS;
     // After kill9 the orphaned backends may hold the shared memory a moment longer, and the postmaster refuses: again.
     for (;;) {
-      const outcome = await this.#launch(deadline);
+      const outcome = await this.#place.start(() => this.#answers());
       if (outcome === 'ready') return;
       if (Date.now() > deadline || !outcome.includes('pre-existing shared memory')) {
         throw new Error(`PostgreSQL did not come up:\n${outcome}`);
@@ -181,186 +205,40 @@ class Server {
     }
   }
 
-  /** `ready`, or the log of a server that ended or did not answer before the deadline. */
-  async #launch(deadline) {
-    const { binaries, user, directory, port, outlivesCaller } = this.#settings;
-    const logPath = join(directory, 'postgres.log');
-    const logStart = existsSync(logPath) ? readFileSync(logPath).length : 0;
-    const logSince = () => readFileSync(logPath).subarray(logStart).toString();
-    const command = [
-      [join(binaries, 'postgres'), '-D', join(directory, 'data'), '-p', String(port)],
-      ['-c', 'listen_addresses=127.0.0.1', '-c', `unix_socket_directories=${directory}`, '-c', 'fsync=on'],
-    ].flat();
-    const log = openSync(logPath, 'a');
-    // The shell ends the server when its standard input does, and that is with this process, whatever ends it.
-    const withCaller = [
-      'exec 3<&0',
-      '"$@" 3<&- & server=$!',
-      '(cat <&3 >/dev/null; kill -INT "$server") 2>/dev/null & watcher=$!',
-      'wait "$server"; code=$?',
-      'kill "$watcher" 2>/dev/null',
-      'exit "$code"',
-    ].join('\n');
-    const [program, ...args] = outlivesCaller ? command : ['sh', '-c', withCaller, 'sh', ...command];
-    const supervisor = spawn(program, args, {
-      ...user,
-      cwd: directory,
-      env: { ...process.env, HOME: directory },
-      detached: true,
-      stdio: [outlivesCaller ? 'ignore' : 'pipe', log, log],
-    });
-    closeSync(log);
-    let ended = false;
-    supervisor.once('exit', () => (ended = true));
-    supervisor.once('error', () => (ended = true));
-    supervisor.stdin?.on('error', () => {});
-    supervisor.stdin?.unref();
-    supervisor.unref();
-    this.#supervisor = supervisor;
-
-    while (!ended && Date.now() < deadline) {
-      try {
-        await query(this.urlOf('postgres'), 'SELECT 1');
-        this.#pid = this.#pidFromFile();
-        if (this.#pid !== undefined) return 'ready';
-      } catch {
-        // Not up yet.
-      }
-      await delay(25);
-    }
-    this.#pid = this.#pidFromFile();
-    await this.#end('SIGINT');
-    return logSince();
-  }
-
-  #pidFromFile() {
-    const path = join(this.directory, 'data', 'postmaster.pid');
-    const pid = existsSync(path) ? Number(readFileSync(path, 'utf8').split('\n')[0]) : NaN;
-    return Number.isInteger(pid) && pid > 1 ? pid : undefined;
-  }
-
   async restart() {
-    await this.#end('SIGINT');
+    await this.#place.end();
     await this.start();
   }
 
   async kill9() {
-    const postmaster = this.#pid;
-    if (postmaster === undefined) return;
-    const children = childrenOf(postmaster);
-    // The postmaster first, or it would see its children die and start its own recovery.
-    for (const pid of [postmaster, ...children]) signal(pid, 'SIGKILL');
-    await Promise.all([postmaster, ...children].map(untilGone));
-    this.#pid = undefined;
+    await this.#place.kill9();
   }
 
   async stop() {
-    await this.#end('SIGINT');
-    rmSync(this.directory, { recursive: true, force: true });
+    // In its orderly way: it gives its shared memory back.
+    await this.#place.end();
+    await this.#place.remove();
   }
 
-  /** SIGINT is PostgreSQL's "fast": sessions end at once, then everything is written out. */
-  async #end(signalName) {
-    const pid = this.#pid;
-    this.#pid = undefined;
-    if (pid !== undefined) {
-      signal(pid, signalName);
-      await untilGone(pid);
+  async #answers() {
+    try {
+      await query(this.urlOf('postgres'), 'SELECT 1');
+      return true;
+    } catch {
+      return false;
     }
-    this.#supervisor?.stdin?.destroy();
-  }
-}
-
-function isAlive(pid) {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    return error.code === 'EPERM';
-  }
-  // A zombie answers signal 0; it waits for its parent only.
-  try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
-  } catch {
-    return !existsSync('/proc/self/status');
-  }
-}
-
-function signal(pid, name) {
-  try {
-    process.kill(pid, name);
-  } catch (error) {
-    if (error.code !== 'ESRCH') throw error;
-  }
-}
-
-async function untilGone(pid) {
-  const deadline = Date.now() + STOP_DEADLINE_MS;
-  while (isAlive(pid)) {
-    if (Date.now() > deadline) throw new Error(`process ${pid} of PostgreSQL is still there`);
-    await delay(10);
-  }
-}
-
-function childrenOf(pid) {
-  // Linux lists them; `ps` may be missing there, and is in place elsewhere.
-  const children = `/proc/${pid}/task/${pid}/children`;
-  if (existsSync(children))
-    return readFileSync(children, 'utf8').trim().split(/\s+/).filter(Boolean).map(Number);
-  const table = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' });
-  return table
-    .trim()
-    .split('\n')
-    .map((line) => line.trim().split(/\s+/).map(Number))
-    .filter(([, parent]) => parent === pid)
-    .map(([child]) => child);
-}
-
-// ---- from the command line ----
-
-const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-const RECEIPT = join(ROOT, '.services', 'postgres.json');
-
-/** What `start` wrote down, while the process it names is still that server. */
-function running() {
-  if (!existsSync(RECEIPT)) return undefined;
-  const receipt = JSON.parse(readFileSync(RECEIPT, 'utf8'));
-  const pidPath = join(receipt.directory, 'data', 'postmaster.pid');
-  // A process ID is used again some day: the server's own lock file must name it too.
-  const isOurs = existsSync(pidPath) && Number(readFileSync(pidPath, 'utf8').split('\n')[0]) === receipt.pid;
-  return isOurs && isAlive(receipt.pid) ? receipt : undefined;
-}
-
-async function main(command) {
-  const print = (url) => console.log(`EXEUNT_DATABASE_URL=${url}`);
-  const receipt = running();
-  switch (command) {
-    case 'start': {
-      if (receipt) return print(receipt.url);
-      const server = await start({ outlivesCaller: true });
-      mkdirSync(dirname(RECEIPT), { recursive: true });
-      const { url, pid, directory } = server;
-      writeFileSync(RECEIPT, JSON.stringify({ url, pid, directory }), { mode: 0o600 });
-      return print(url);
-    }
-    case 'url':
-      if (receipt) return print(receipt.url);
-      console.error('no PostgreSQL of this checkout is running: node scripts/services/postgres.mjs start');
-      process.exitCode = 1;
-      return;
-    case 'stop':
-      if (receipt) {
-        signal(receipt.pid, 'SIGINT');
-        await untilGone(receipt.pid);
-        rmSync(receipt.directory, { recursive: true, force: true });
-      }
-      rmSync(RECEIPT, { force: true });
-      return;
-    default:
-      console.error('usage: node scripts/services/postgres.mjs start|stop|url');
-      process.exitCode = 2;
   }
 }
 
 if (process.argv[1] !== undefined && fileURLToPath(import.meta.url) === process.argv[1]) {
-  await main(process.argv[2]);
+  await runServiceCommand(process.argv[2], {
+    script: 'postgres',
+    what: 'PostgreSQL',
+    variable: 'EXEUNT_DATABASE_URL',
+    query: 'url',
+    start: async () => {
+      const server = await start({ outlivesCaller: true });
+      return { address: server.url, place: server.receipt };
+    },
+  });
 }

@@ -1,31 +1,60 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { randomBytes } from 'node:crypto';
+import { execFileSync } from 'node:child_process';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { generateSigningKeyLine, OwnKeys, seedBytes } from '@exeunt/key-ring';
+import kafkajs, { type Admin } from 'kafkajs';
+import { OwnKeys } from '@exeunt/key-ring';
+import { OUTBOUND_PDUS_TOPIC } from '@exeunt/message-bus';
 import { parseServerName } from '@exeunt/pdu';
+import { SENDER_GROUP } from '@exeunt/sending';
 import type { JsonObject } from '@exeunt/signing';
+import { readComposeFile } from '../harness/compose-file.js';
 import { importOf, pdusOf } from '../harness/imported-room.js';
 import { findKafka, startKafka, type KafkaServer } from '../harness/kafka-server.js';
 import { buildProgram } from '../harness/leave-process.js';
 import { federationUri, signTemplate } from '../harness/leaving-user.js';
 import { findPostgres, startPostgres, type PostgresServer } from '../harness/postgres-server.js';
-import { startRemoteServer, type PeerResponse, type RemoteServer } from '../harness/remote-server.js';
-import { freePorts, RoleProcess } from '../harness/role-process.js';
+import {
+  respond,
+  startRemoteServer,
+  type PeerResponse,
+  type ReceivedRequest,
+  type RemoteServer,
+} from '../harness/remote-server.js';
+import { freePorts } from '../../scripts/services/service-process.mjs';
+import { RoleProcess } from '../harness/role-process.js';
 import { RoomBuilder } from '../harness/room-builder.js';
 
 /*
- * Two gateways and two federation-senders, processes of their own on a real PostgreSQL and a real Kafka. The load of
- * the issue is EXEUNT_CLUSTER_ROOMS=200 EXEUNT_CLUSTER_LEAVES=2000; less by itself, for CI has little time.
+ * Two gateways and two federation-senders, processes of their own on a real PostgreSQL and a real Kafka, with the
+ * environment that docker-compose.yml gives them. EXEUNT_CLUSTER_ROOMS and EXEUNT_CLUSTER_LEAVES are the load of every
+ * test; unless they are set it is the whole one where nothing happens, and a fifth where something does.
  */
-const rooms = Number(process.env['EXEUNT_CLUSTER_ROOMS'] ?? 40);
-const leaves = Number(process.env['EXEUNT_CLUSTER_LEAVES'] ?? 400);
+interface Load {
+  readonly rooms: number;
+  readonly leaves: number;
+}
+const load = (rooms: number, leaves: number): Load => ({
+  rooms: Number(process.env['EXEUNT_CLUSTER_ROOMS'] ?? rooms),
+  leaves: Number(process.env['EXEUNT_CLUSTER_LEAVES'] ?? leaves),
+});
+const whole = load(200, 2000);
+const part = load(40, 400);
 /** Leaves under way at once. */
 const concurrency = 16;
+/** From one leave to the next of each of them, while something happens. */
+const PAUSE_MS = 250;
+/** The same where that takes a minute. */
+const SLOW_PAUSE_MS = 2_000;
 const version = '11';
-const canRun = findPostgres()?.kind === 'binaries' && findKafka()?.kind === 'installed';
+/** Its servers are killed, so they have to be its own: processes, or containers. */
+const canRun = [findPostgres(), findKafka()].every(
+  (found) => found !== undefined && found.kind !== 'configured',
+);
+
+const { Kafka, logLevel, AssignerProtocol } = kafkajs;
 
 type Leave = ReturnType<typeof signTemplate>;
 
@@ -41,53 +70,81 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
   let directory: string;
   let postgres: PostgresServer;
   let kafka: KafkaServer;
+  let admin: Admin;
   let leaver: RemoteServer;
   let observers: readonly RemoteServer[];
+  /** What observers wait for before they answer. */
+  let answers: Promise<void> = Promise.resolve();
   let own: OwnKeys;
   let gateways: readonly RoleProcess[];
   let federationUrls: readonly string[];
   let senders: readonly RoleProcess[];
+  /** Runs now and then. */
+  let third: RoleProcess;
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), 'exeunt-cluster-'));
     [postgres, kafka] = await Promise.all([startPostgres(), startKafka(), buildProgram()]);
     leaver = await startRemoteServer({ host: '127.0.0.2' });
     observers = await Promise.all(['127.0.0.3', '127.0.0.4'].map((host) => startRemoteServer({ host })));
-    const ports = await freePorts(6);
+    for (const observer of observers) {
+      observer.on('PUT', '/_matrix/federation/v1/send/', async (_, response) => {
+        await answers;
+        respond(response, 200, {});
+      });
+    }
+    admin = new Kafka({ brokers: kafka.brokers, logLevel: logLevel.NOTHING }).admin();
+    await admin.connect();
+    const ports = await freePorts(7);
     const name = `127.0.0.1:${ports[0]}`;
-    const keyFile = join(directory, 'signing.key');
-    await writeFile(keyFile, `${generateSigningKeyLine(randomBytes(seedBytes))}\n`);
-    own = OwnKeys.parse(parseServerName(name)!, await readFile(keyFile, 'utf8'));
-    const environment = {
-      EXEUNT_SERVER_NAME: name,
-      EXEUNT_SIGNING_KEY_FILE: keyFile,
-      EXEUNT_DATA_DIR: directory,
-      EXEUNT_DATABASE_URL: postgres.url,
-      EXEUNT_KAFKA_BROKERS: kafka.brokers.join(','),
-      EXEUNT_FEDERATION_TLS: 'off',
+    const secrets = join(directory, 'secrets');
+    await mkdir(secrets);
+    const address = new URL(postgres.url);
+    await writeFile(join(secrets, 'database_password'), address.password);
+    execFileSync('sh', ['deploy/make-secrets.sh', secrets], { stdio: ['ignore', 'ignore', 'inherit'] });
+    own = OwnKeys.parse(parseServerName(name)!, await readFile(join(secrets, 'signing_key'), 'utf8'));
+    const { services } = readComposeFile('docker-compose.yml', { EXEUNT_SERVER_NAME: name });
+    /** As the container has it, with this machine's addresses and folders in place of the container's. */
+    const environmentOf = (service: string) =>
+      Object.fromEntries(
+        Object.entries(services[service]!.environment!).map(([variable, value]) => [
+          variable,
+          value
+            .replace('postgres:5432', address.host)
+            .replace('kafka:9092', kafka.brokers.join(','))
+            .replace('/run/secrets', secrets)
+            .replace('0.0.0.0', '127.0.0.1'),
+        ]),
+      );
+    // Peers on loopback, with certificates that nobody has signed, and no patience.
+    const ofTheTest = {
       EXEUNT_FEDERATION_VERIFY_TLS: 'false',
       EXEUNT_FEDERATION_ALLOW_NETWORKS: '127.0.0.0/8',
       EXEUNT_FEDERATION_TIMEOUT_MS: '3000',
       EXEUNT_SENDER_BACKOFF_MIN_MS: '50',
     };
-    const token = 'a-token-of-the-cluster-test';
+    const token = (await readFile(join(secrets, 'platform_token'), 'utf8')).trim();
     const role = (kind: 'gateway' | 'federation-sender', at: number, more: Record<string, string>) =>
       new RoleProcess({
         role: kind,
         logFile: join(directory, `${kind}-${at}.log`),
         port: ports[kind === 'gateway' ? 2 + at : 4 + at]!,
         token,
-        environment: { ...environment, ...more },
+        environment: { ...environmentOf(kind), ...ofTheTest, ...more },
       });
     gateways = [0, 1].map((at) => role('gateway', at, { EXEUNT_FEDERATION_PORT: String(ports[at]) }));
     federationUrls = [0, 1].map((at) => `http://127.0.0.1:${ports[at]}`);
-    senders = [0, 1].map((at) => role('federation-sender', at, {}));
+    [senders, third] = [
+      [0, 1].map((at) => role('federation-sender', at, {})),
+      role('federation-sender', 2, {}),
+    ];
     // All at once, on an empty database: one migrates, and the others wait for it.
     await Promise.all([...gateways, ...senders].map((one) => one.start()));
   }, 180_000);
 
   afterAll(async () => {
-    await Promise.all([...(gateways ?? []), ...(senders ?? [])].map((one) => one.kill()));
+    await Promise.all([...(gateways ?? []), ...(senders ?? []), third].map((one) => one?.kill()));
+    await admin?.disconnect();
     await Promise.all([leaver, ...(observers ?? [])].map((one) => one?.close()));
     await Promise.all([postgres?.stop(), kafka?.stop()]);
     if (directory !== undefined) await rm(directory, { recursive: true, force: true });
@@ -103,7 +160,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     });
 
   /** Rooms with the observers joined, and invited users of the leaver's with their templates signed. */
-  async function prepare(round: string): Promise<readonly Room[]> {
+  async function prepare(round: string, { rooms, leaves }: Load): Promise<readonly Room[]> {
     const alice = `@alice:${own.serverName}`;
     const servers = [leaver, ...observers].map(({ name, key }) => ({ name, key }));
     return await inTurn(Array.from({ length: rooms }), 8, async (_, at) => {
@@ -137,13 +194,19 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
 
   /**
    * Sends all leaves to the gateways at random, 5 % twice and 5 % to both at once; each until it is answered with 200,
-   * as a homeserver does. `during` runs when a third is answered. Gives how often a request had no such answer.
+   * as a homeserver does. `during` runs when a third is answered, and leaves go on in small numbers for as long as it
+   * does. Gives how often a request had no such answer.
    */
-  async function storm(all: readonly Room[], during: () => Promise<void> = async () => {}): Promise<number> {
+  async function storm(
+    all: readonly Room[],
+    during: () => Promise<void> = async () => {},
+    pauseMs = PAUSE_MS,
+  ): Promise<number> {
     const queue = shuffled(all.flatMap((room) => room.leaves));
     let answered = 0;
     let again = 0;
     let happening: Promise<void> | undefined;
+    let isHappening = false;
     await inTurn(queue, concurrency, async (leave) => {
       const luck = Math.random();
       const first = Math.random() < 0.5 ? 0 : 1;
@@ -168,7 +231,13 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
       await (luck < 0.05 ? Promise.all([send(0), send(1)]) : send(first));
       if (luck > 0.95) await send(Math.random() < 0.5 ? 0 : 1);
       answered += 1;
-      if (answered >= queue.length / 3) happening ??= during();
+      if (answered >= queue.length / 3 && happening === undefined) {
+        isHappening = true;
+        happening = during().finally(() => (isHappening = false));
+        // Looked at when all leaves are answered.
+        happening.catch(() => {});
+      }
+      if (isHappening) await Promise.race([happening?.catch(() => {}), delay(pauseMs)]);
     });
     await happening;
     return again;
@@ -206,21 +275,21 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
   }
 
   it('takes leaves at both: each once in the log, and with every server in the order of the room', async () => {
-    const all = await prepare('calm');
+    const all = await prepare('calm', whole);
     const begun = performance.now();
     const again = await storm(all);
     const seconds = (performance.now() - begun) / 1000;
     await expectWhole(all);
-    note(`${leaves} leaves in ${rooms} rooms in ${seconds.toFixed(1)} s, ${again} asked again`);
+    note(`${whole.leaves} leaves in ${whole.rooms} rooms in ${seconds.toFixed(1)} s, ${again} asked again`);
     expect(again).toBe(0);
-  });
+  }, 300_000);
 
   describe('loses nothing that was answered with 200 when kill -9 takes', () => {
     const outage = async (what: string, during: () => Promise<void>): Promise<void> => {
-      const all = await prepare(what.replaceAll(/\W/g, ''));
+      const all = await prepare(what.replaceAll(/\W/g, ''), part);
       const again = await storm(all, during);
       await expectWhole(all);
-      note(`${what}: ${leaves} leaves, ${again} asked again`);
+      note(`${what}: ${part.leaves} leaves, ${again} asked again`);
     };
 
     it('a gateway', () =>
@@ -264,8 +333,75 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
       }));
   });
 
+  describe('sends no transaction twice with different content, and keeps the order, when', () => {
+    it('a third sender joins in the storm, and leaves it again', async () => {
+      const all = await prepare('rebalance', part);
+      const again = await storm(
+        all,
+        async () => {
+          const owners = [await partitionOwners(2)];
+          await third.start();
+          owners.push(await partitionOwners(3));
+          expect(await third.terminate()).toBe(0);
+          owners.push(await partitionOwners(2));
+          const moves = owners[0]!.map((_, at) => new Set(owners.map((of) => of[at])).size > 1);
+          note(`a third sender: ${moves.filter(Boolean).length} of ${moves.length} partitions have moved`);
+        },
+        SLOW_PAUSE_MS,
+      );
+      await expectWhole(all);
+      expect(again).toBe(0);
+    });
+
+    it('a sender that was frozen in a transaction goes on after others have taken its work', async () => {
+      const all = await prepare('frozen', part);
+      const observer = observers[0]!;
+      let sent: readonly ReceivedRequest[] = [];
+      const again = await storm(
+        all,
+        async () => {
+          await third.start();
+          await partitionOwners(3);
+          // Alone, so that what is under way is its own.
+          expect(await Promise.all(senders.map((one) => one.terminate()))).toEqual([0, 0]);
+          await partitionOwners(1);
+          const before = observer.requests.length;
+          const letGo = holdAnswers();
+          const underWay = await until('it sends', () =>
+            observer.requests.slice(before).find((request) => pdusOf(request).length > 0),
+          );
+          third.freeze();
+          letGo();
+          const frozenAt = performance.now();
+          const sinceFrozen = () => `${((performance.now() - frozenAt) / 1000).toFixed(0)} s`;
+          await Promise.all(senders.map((one) => one.start()));
+          await partitionOwners(2);
+          const taken = sinceFrozen();
+          sent = await until(
+            'its transaction is taken over',
+            () => {
+              const same = observer.requests.filter(({ url }) => url === underWay.url);
+              return same.length > 1 ? same : undefined;
+            },
+            90_000,
+          );
+          note(
+            `a frozen sender: its partitions are others' after ${taken}, its transaction after ${sinceFrozen()}`,
+          );
+          third.thaw();
+          await partitionOwners(3);
+        },
+        SLOW_PAUSE_MS,
+      );
+      await expectWhole(all);
+      expect(new Set(sent.map(({ body }) => body.toString())).size).toBe(1);
+      expect(await third.terminate()).toBe(0);
+      expect(again).toBe(0);
+    });
+  });
+
   it('ends with 0 on SIGTERM in the middle of a storm, and nothing is lost', async () => {
-    const all = await prepare('end');
+    const all = await prepare('end', part);
     const codes: unknown[] = [];
     const again = await storm(all, async () => {
       for (const one of [gateways[0]!, senders[0]!]) {
@@ -276,8 +412,37 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     await expectWhole(all);
     codes.push(...(await Promise.all([...gateways, ...senders].map((one) => one.terminate()))));
     expect(codes).toEqual([0, 0, 0, 0, 0, 0]);
-    note(`SIGTERM: ${leaves} leaves, ${again} asked again`);
+    note(`SIGTERM: ${part.leaves} leaves, ${again} asked again`);
   });
+
+  /** Waits until so many senders share all partitions; gives the group's member that each is with. */
+  async function partitionOwners(members: number): Promise<readonly string[]> {
+    const { partitions } = (await admin.fetchTopicMetadata({ topics: [OUTBOUND_PDUS_TOPIC] })).topics[0]!;
+    return await until(
+      `${members} senders share the partitions`,
+      async () => {
+        const group = (await admin.describeGroups([SENDER_GROUP])).groups[0]!;
+        if (group.state !== 'Stable' || group.members.length !== members) return undefined;
+        const owners = new Map(
+          group.members.flatMap(({ memberId, memberAssignment }) => {
+            const { assignment = {} } = AssignerProtocol.MemberAssignment.decode(memberAssignment) ?? {};
+            return (assignment[OUTBOUND_PDUS_TOPIC] ?? []).map((partition) => [partition, memberId] as const);
+          }),
+        );
+        expect(owners.size).toBe(partitions.length);
+        expect(new Set(owners.values()).size).toBe(members);
+        return partitions.map((_, at) => owners.get(at)!);
+      },
+      90_000,
+    );
+  }
+
+  /** From now on no observer answers, until the function that it gives is called. */
+  function holdAnswers(): () => void {
+    let letGo = () => {};
+    answers = new Promise((resolve) => (letGo = resolve));
+    return letGo;
+  }
 
   /** Every process says whether it is ready, within the time that an orchestrator gives. */
   async function expectReadiness(ready: boolean): Promise<void> {
@@ -302,6 +467,21 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     return since[1]! > since[0]! ? 1 : 0;
   }
 });
+
+/** Looks now and then, for this machine is busy with what is waited for; fails after `deadlineMs`. */
+async function until<T>(
+  what: string,
+  probe: () => Promise<T | undefined> | T | undefined,
+  deadlineMs = 30_000,
+): Promise<T> {
+  const deadline = performance.now() + deadlineMs;
+  for (;;) {
+    const found = await probe();
+    if (found !== undefined) return found;
+    if (performance.now() > deadline) throw new Error(`not within ${deadlineMs} ms: ${what}`);
+    await delay(50);
+  }
+}
 
 /** What the observer got of each room, each event where it came first. */
 function received(

@@ -34,7 +34,7 @@ export interface PostgresKind extends DatabaseKind {
 export async function postgresKind(): Promise<PostgresKind | undefined> {
   const found = findPostgres();
   if (found === undefined) return undefined;
-  const server = found.kind === 'binaries' ? await startPostgres() : undefined;
+  const server = found.kind === 'configured' ? undefined : await startPostgres();
   const urls = new Map<string, string>();
   const urlOf = async (id: string): Promise<string> => {
     const url = urls.get(id) ?? (await server?.createDatabase()) ?? (await createDatabaseOn(found));

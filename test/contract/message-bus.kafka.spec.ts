@@ -15,7 +15,7 @@ import { messageBusContract, type BusHarness } from './message-bus.contract.js';
 import { renamed } from './renamed-bus.js';
 
 const found = findKafka();
-const server = found?.kind === 'installed' ? await startKafka() : undefined;
+const server = found === undefined || found.kind === 'configured' ? undefined : await startKafka();
 const brokers = found?.kind === 'configured' ? found.brokers : (server?.brokers ?? []);
 
 /** Quick to notice that a member is gone, or that a batch is to be handed out again. */

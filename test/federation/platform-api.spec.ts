@@ -854,6 +854,23 @@ describe('operations', () => {
     expect(metrics.body).toContain('exeunt_outgoing_request_seconds_bucket');
   });
 
+  it('/metrics times requests by route and status, and relayed PDUs from their decision on', async () => {
+    const room = await olgasRoom('11', (builder) => builder.member(bob, 'invite', alice));
+    const made = (await makeLeave(remote, ours, room.roomId, bob)).json as JsonObject;
+    await makeLeave(remote, ours, room.roomId, `@nobody:${remote.name}`);
+    await sendLeave(remote, ours, signTemplate(remote, '11', made['event'] as JsonObject));
+    const endpoint = 'GET /_matrix/federation/v1/make_leave/:roomId/:userId';
+    const expected = [
+      `exeunt_incoming_request_seconds_count{endpoint="${endpoint}",status="200"} `,
+      `exeunt_incoming_request_seconds_count{endpoint="${endpoint}",status="403"} `,
+    ];
+    await settle('routes and relay are counted', async () => {
+      const { body } = await get('/metrics');
+      const isRelayed = /^exeunt_relay_lag_seconds_count [1-9]/m.test(body);
+      return (isRelayed && expected.every((line) => body.includes(line))) || undefined;
+    });
+  });
+
   it('/docs-json is an OpenAPI document of the routes, and /docs its page', async () => {
     const document = JSON.parse((await get('/docs-json')).body) as JsonObject;
     expect(document).toMatchObject({ openapi: expect.stringMatching(/^3\./), info: { title: text } });

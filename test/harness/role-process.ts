@@ -1,42 +1,21 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { parseJson, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
 
-const root = fileURLToPath(new URL('../../', import.meta.url));
-
-/** Ports of loopback that nobody listens on now, all different. */
-export async function freePorts(count: number): Promise<readonly number[]> {
-  const probes = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer();
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', reject);
-        server.listen(0, '127.0.0.1', resolve);
-      });
-      return server;
-    }),
-  );
-  const ports = probes.map((probe) => {
-    const address = probe.address();
-    if (address === null || typeof address === 'string') throw new Error('no port');
-    return address.port;
-  });
-  await Promise.all(probes.map((probe) => new Promise((resolve) => probe.close(resolve))));
-  return ports;
-}
+/** The repository's: tests and benchmarks run there, and this is compiled for the latter. */
+const root = resolve('.');
 
 export interface RoleProcessOptions {
-  readonly role: 'gateway' | 'federation-sender';
+  readonly role: 'standalone' | 'gateway' | 'federation-sender';
   /** Where its output goes. */
   readonly logFile: string;
   /** Of its internal listener. */
   readonly port: number;
   readonly token: string;
-  /** The rest of its environment. */
+  /** Its environment but for that port; it has the token in one of the ways there are. */
   readonly environment: Readonly<Record<string, string>>;
 }
 
@@ -52,14 +31,19 @@ export class RoleProcess {
     this.url = `http://127.0.0.1:${options.port}`;
   }
 
+  /** While it runs. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
   /** Starts it and resolves when it is ready. Does nothing while it runs. */
   async start(): Promise<void> {
     if (this.#child !== undefined) return;
-    const { role, logFile, port, token, environment } = this.#options;
-    const app = role === 'gateway' ? 'gateway' : 'federation-sender';
+    const { role, logFile, port, environment } = this.#options;
+    const app = role === 'federation-sender' ? role : 'gateway';
     const child = spawn(
-      `${root}node_modules/.bin/node`,
-      ['--disable-warning=ExperimentalWarning', `${root}dist/apps/${app}/src/main.js`],
+      `${root}/node_modules/.bin/node`,
+      ['--disable-warning=ExperimentalWarning', `${root}/dist/apps/${app}/src/main.js`],
       {
         cwd: root,
         stdio: ['ignore', 'pipe', 'pipe'],
@@ -67,8 +51,7 @@ export class RoleProcess {
           PATH: process.env['PATH'],
           ...environment,
           EXEUNT_ROLE: role,
-          EXEUNT_PLATFORM_TOKEN: token,
-          [role === 'gateway' ? 'EXEUNT_PLATFORM_PORT' : 'EXEUNT_SENDER_PORT']: String(port),
+          [app === 'gateway' ? 'EXEUNT_PLATFORM_PORT' : 'EXEUNT_SENDER_PORT']: String(port),
         },
       },
     );
@@ -111,6 +94,16 @@ export class RoleProcess {
   /** Asks it to end; gives its exit code. */
   terminate(): Promise<number | undefined> {
     return this.#end('SIGTERM');
+  }
+
+  /** Stops its clock, as a machine does that is suspended or out of breath: connections stay, nobody answers. */
+  freeze(): void {
+    this.#child?.kill('SIGSTOP');
+  }
+
+  /** Lets it go on where it was. */
+  thaw(): void {
+    this.#child?.kill('SIGCONT');
   }
 
   /** A request with the token; fails unless the status is good. */

@@ -39,6 +39,7 @@ export async function startSender(configuration: Configuration, log: Logger): Pr
       admit: admitPlatform(new PlatformTokenGuard(token)),
       log,
       tracing,
+      onAnswered: (answered) => metrics.incoming(answered),
     });
     closing.push(() => app.close());
     return { url: await listen(app, configuration.sender, 'http'), stop };

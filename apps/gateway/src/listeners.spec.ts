@@ -1,10 +1,10 @@
-import { Controller, Get, Put, Req, type DynamicModule } from '@nestjs/common';
+import { Controller, Get, Param, Put, Req, type DynamicModule } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { noTracing } from '@exeunt/tracing';
-import { createListener, maxFederationBodyBytes } from './listeners.js';
+import { createListener, maxFederationBodyBytes, type AnsweredRequest } from './listeners.js';
 
 @Controller('_matrix/test')
 class MeasuringController {
@@ -18,6 +18,11 @@ class MeasuringController {
     return [200, {}];
   }
 
+  @Get('of/:name')
+  named(@Param('name') name: string): { readonly name: string } {
+    return { name };
+  }
+
   @Get('broken')
   broken(): never {
     throw new Error('a secret of ours');
@@ -28,11 +33,18 @@ class MeasuringModule {}
 
 let app: NestFastifyApplication;
 let fastify: FastifyInstance;
+let answered: AnsweredRequest[] = [];
 
 beforeAll(async () => {
   const module: DynamicModule = { module: MeasuringModule, controllers: [MeasuringController] };
   const log = pino({ level: 'silent' });
-  app = await createListener({ module, maxBodyBytes: maxFederationBodyBytes, log, tracing: noTracing });
+  app = await createListener({
+    module,
+    maxBodyBytes: maxFederationBodyBytes,
+    log,
+    tracing: noTracing,
+    onAnswered: (one) => answered.push(one),
+  });
   fastify = app.getHttpAdapter().getInstance() as unknown as FastifyInstance;
 });
 afterAll(() => app?.close());
@@ -73,4 +85,25 @@ describe('the federation listener', () => {
       if (errcode !== undefined) expect(answer.json()).toMatchObject({ errcode, error: expect.any(String) });
     },
   );
+
+  it('tells of every answer by route, and of all that is no route by one name', async () => {
+    answered = [];
+    for (const [method, url] of [
+      ['GET', '/_matrix/test/of/alice?x=1'],
+      ['GET', '/_matrix/test/of/bob%2F'],
+      ['GET', '/_matrix/test/broken'],
+      ['GET', '/_matrix/test/nothing'],
+      ['DELETE', '/_matrix/test/list'],
+    ] as const) {
+      await fastify.inject({ method, url });
+    }
+    expect(answered.map(({ endpoint, status }) => [endpoint, status])).toEqual([
+      ['GET /_matrix/test/of/:name', 200],
+      ['GET /_matrix/test/of/:name', 200],
+      ['GET /_matrix/test/broken', 500],
+      ['other', 404],
+      ['other', 405],
+    ]);
+    for (const { durationMs } of answered) expect(durationMs).toBeGreaterThanOrEqual(0);
+  });
 });

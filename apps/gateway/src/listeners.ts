@@ -19,6 +19,14 @@ export const maxPlatformBodyBytes = 512 * 1024 * 1024;
 const maxParameterLength = 4096;
 const requestTimeoutMs = 60_000;
 
+/** A request that has been answered, or given up by its caller. */
+export interface AnsweredRequest {
+  /** Method and route pattern, `GET /v1/rooms/:roomId`; `other` for what is no route, so that there are never many. */
+  readonly endpoint: string;
+  readonly status: number;
+  readonly durationMs: number;
+}
+
 export interface ListenerOptions {
   readonly module: DynamicModule;
   readonly maxBodyBytes: number;
@@ -31,6 +39,7 @@ export interface ListenerOptions {
    * knows who asks, whose trace is then gone on with; where it is absent, nobody is known.
    */
   readonly admit?: (request: FastifyRequest) => boolean;
+  readonly onAnswered?: (answered: AnsweredRequest) => void;
   /** Called between making the application and its start. */
   readonly prepare?: (app: NestFastifyApplication) => void;
 }
@@ -82,6 +91,12 @@ export async function createListener(options: ListenerOptions): Promise<NestFast
   fastify.addHook('preValidation', (request, _reply, done) => inTraceOf(request, done));
   fastify.addHook('onResponse', (request, reply, done) => {
     endTrace(request, reply);
+    const route = request.is404 ? undefined : request.routeOptions.url;
+    options.onAnswered?.({
+      endpoint: route === undefined ? 'other' : `${request.method} ${route}`,
+      status: reply.statusCode,
+      durationMs: reply.elapsedTime,
+    });
     done();
   });
   fastify.removeAllContentTypeParsers();

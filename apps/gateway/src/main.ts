@@ -13,11 +13,10 @@ await runApp(process.env, async (configuration, log) => {
 });
 
 function greeting(
-  { serverName, role, dataDirectory, platformToken }: Configuration,
+  { serverName, role, platformTokenFile }: Configuration,
   { federationUrl, platformUrl }: Pick<Standalone, 'federationUrl' | 'platformUrl'>,
 ): string {
-  const token =
-    platformToken === undefined ? `$(cat ${dataDirectory}/platform.token)` : '$EXEUNT_PLATFORM_TOKEN';
+  const token = platformTokenFile === undefined ? '$EXEUNT_PLATFORM_TOKEN' : `$(cat ${platformTokenFile})`;
   const what = role.kind === 'gateway' ? ', a gateway' : '';
   return `
   ${product.name} ${product.version} is ${serverName}${what}

@@ -107,7 +107,11 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     bus,
     tracing,
     onProblem,
-    onRelayed: (entries) => logRelayed(log, entries),
+    onRelayed: (entries) => {
+      const now = Date.now();
+      for (const { domainEvent } of entries) metrics.relayed(now - domainEvent.decidedAt);
+      logRelayed(log, entries);
+    },
     maxBatch: 250,
     paceMs: 20,
   });

@@ -5,7 +5,12 @@ import type { Logger } from 'pino';
 import type { Configuration, Listener } from '@exeunt/configuration';
 import { platformToken, selfSignedCertificate } from './data-directory.js';
 import { FederationModule } from './federation.module.js';
-import { createListener, maxFederationBodyBytes, maxPlatformBodyBytes } from './listeners.js';
+import {
+  createListener,
+  maxFederationBodyBytes,
+  maxPlatformBodyBytes,
+  type AnsweredRequest,
+} from './listeners.js';
 import { PlatformModule } from './platform.module.js';
 import { admitPlatform, PlatformTokenGuard } from './platform-request/platform-token.guard.js';
 import { startPlatform, type Platform } from './platform.js';
@@ -26,6 +31,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
   const token = configuration.platformToken ?? (await platformToken(configuration.dataDirectory));
   const platform = await startPlatform(configuration, log);
   const { side, sender, discovery, readiness, tracing } = platform;
+  const onAnswered = (answered: AnsweredRequest): void => side.metrics.incoming(answered);
   const open: NestFastifyApplication[] = [];
   const stop = async (): Promise<void> => {
     for (const app of open.splice(0)) await app.close();
@@ -38,6 +44,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
       maxBodyBytes: maxFederationBodyBytes,
       log,
       tracing,
+      onAnswered,
       ...(tls === undefined ? {} : { tls }),
     });
     open.push(federation);
@@ -54,6 +61,7 @@ export async function startStandalone(configuration: Configuration, log: Logger)
       admit: admitPlatform(new PlatformTokenGuard(token)),
       log,
       tracing,
+      onAnswered,
       prepare: describe,
     });
     open.push(internal);

@@ -1,4 +1,7 @@
-import { describe, expect, it } from 'vitest';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
 import { ConfigurationError, readConfiguration } from './configuration.js';
 
 const database = { EXEUNT_DATABASE_URL: 'postgres://exeunt:secret@db:5432/exeunt' };
@@ -134,15 +137,112 @@ describe('the environment', () => {
     ['OTEL_TRACES_SAMPLER_ARG', { ...collector, ...ratio, OTEL_TRACES_SAMPLER_ARG: 'half' }],
   ];
   it.each(wrong)('stops the start with one sentence that names %s', (name, environment) => {
-    let thrown: unknown;
-    try {
-      readConfiguration(environment);
-    } catch (cause) {
-      thrown = cause;
-    }
-    expect(thrown).toBeInstanceOf(ConfigurationError);
-    expect((thrown as Error).message).toContain(name);
-    expect((thrown as Error).message).not.toContain('\n');
-    expect((thrown as Error).message).not.toContain('secret');
+    expectRefusal(environment, name);
   });
 });
+
+describe('a secret', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'exeunt-files-'));
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  let files = 0;
+  const file = (content: string): string => {
+    const path = join(folder, `${(files += 1)}`);
+    writeFileSync(path, content);
+    return path;
+  };
+  const kafka = {
+    ...brokers,
+    EXEUNT_KAFKA_SASL_MECHANISM: 'plain',
+    EXEUNT_KAFKA_SASL_USERNAME: 'exeunt',
+  };
+
+  it('may stand in a file, and ends before the line does', () => {
+    const configuration = readConfiguration({
+      ...kafka,
+      EXEUNT_PLATFORM_TOKEN_FILE: file('a-token-of-the-platform\n'),
+      EXEUNT_KAFKA_SASL_PASSWORD_FILE: file(' with a blank\n\n'),
+      EXEUNT_DATABASE_URL: 'postgres://exeunt@db:5432/exeunt?sslmode=require',
+      EXEUNT_DATABASE_PASSWORD_FILE: file('p@ss/w%rd?'),
+    });
+    expect(configuration.platformToken).toBe('a-token-of-the-platform');
+    expect(configuration.role.kafka?.sasl).toMatchObject({ password: ' with a blank' });
+    expect(configuration.role.database).toEqual({
+      kind: 'postgres',
+      url: 'postgres://exeunt:p%40ss%2Fw%25rd%3F@db:5432/exeunt?sslmode=require',
+    });
+  });
+
+  it('is found where the start says it is', () => {
+    const path = file('a-token-of-the-platform');
+    expect(readConfiguration({ EXEUNT_DATA_DIR: '/data' }).platformTokenFile).toBe('/data/platform.token');
+    expect(readConfiguration({ EXEUNT_PLATFORM_TOKEN_FILE: path }).platformTokenFile).toBe(path);
+    const given = readConfiguration({ EXEUNT_PLATFORM_TOKEN: 'a-token-of-the-platform' });
+    expect(given.platformTokenFile).toBeUndefined();
+  });
+
+  const names = {
+    EXEUNT_PLATFORM_TOKEN_FILE: {},
+    EXEUNT_KAFKA_SASL_PASSWORD_FILE: kafka,
+    EXEUNT_DATABASE_PASSWORD_FILE: { EXEUNT_DATABASE_URL: 'postgres://exeunt@db/exeunt' },
+  };
+  const broken = Object.entries(names).flatMap(([name, environment]) => [
+    { name, environment, what: 'is not there', path: () => join(folder, 'nowhere') },
+    { name, environment, what: 'is empty', path: () => file('\n') },
+    { name, environment, what: 'holds more than one line', path: () => file('secret\nand more\n') },
+  ]);
+  it.each(broken)('in a file of $name that $what stops the start', ({ name, environment, path }) => {
+    expectRefusal({ ...environment, [name]: path() }, name);
+  });
+
+  it.each<[string, Readonly<Record<string, string>>]>([
+    [
+      'EXEUNT_PLATFORM_TOKEN and EXEUNT_PLATFORM_TOKEN_FILE',
+      {
+        EXEUNT_PLATFORM_TOKEN: 'a-secret-of-the-platform',
+        EXEUNT_PLATFORM_TOKEN_FILE: file('another-secret-of-it'),
+      },
+    ],
+    [
+      'EXEUNT_KAFKA_SASL_PASSWORD and EXEUNT_KAFKA_SASL_PASSWORD_FILE',
+      {
+        ...kafka,
+        EXEUNT_KAFKA_SASL_PASSWORD: 'secret',
+        EXEUNT_KAFKA_SASL_PASSWORD_FILE: file('secret'),
+      },
+    ],
+    ['EXEUNT_DATABASE_PASSWORD_FILE', { ...database, EXEUNT_DATABASE_PASSWORD_FILE: file('secret') }],
+    [
+      'EXEUNT_DATABASE_PASSWORD_FILE',
+      {
+        EXEUNT_DATABASE_URL: 'postgres://exeunt@db/exeunt?password=secret',
+        EXEUNT_DATABASE_PASSWORD_FILE: file('secret'),
+      },
+    ],
+    ['EXEUNT_DATABASE_URL', { EXEUNT_DATABASE_PASSWORD_FILE: file('secret') }],
+    [
+      'EXEUNT_DATABASE_URL',
+      {
+        EXEUNT_DATABASE_URL: 'postgres:///exeunt?host=/run/postgresql',
+        EXEUNT_DATABASE_PASSWORD_FILE: file('secret'),
+      },
+    ],
+    ['EXEUNT_PLATFORM_TOKEN_FILE', { EXEUNT_PLATFORM_TOKEN_FILE: file('secret') }],
+    ['EXEUNT_KAFKA_SASL_MECHANISM', { ...brokers, EXEUNT_KAFKA_SASL_PASSWORD_FILE: file('secret') }],
+  ])('given twice, or to nobody, stops the start by the name of %s', (name, environment) => {
+    expectRefusal(environment, name);
+  });
+});
+
+/** The start ends with one sentence that names the variable and tells no secret. */
+function expectRefusal(environment: Readonly<Record<string, string>>, name: string): void {
+  let thrown: unknown;
+  try {
+    readConfiguration(environment);
+  } catch (cause) {
+    thrown = cause;
+  }
+  expect(thrown).toBeInstanceOf(ConfigurationError);
+  expect((thrown as Error).message).toContain(name);
+  expect((thrown as Error).message).not.toContain('\n');
+  expect((thrown as Error).message).not.toContain('secret');
+}

@@ -72,6 +72,8 @@ export interface Configuration {
   readonly sender: Listener;
   /** Absent: generated into the data directory. */
   readonly platformToken: string | undefined;
+  /** Where a person finds the token; absent where it stands in the environment itself. */
+  readonly platformTokenFile: string | undefined;
   readonly signingKeyFile: string;
   readonly dataDirectory: string;
   readonly outgoing: {
@@ -125,6 +127,7 @@ export function readConfiguration(environment: Environment): Configuration {
       port: port(environment, 'EXEUNT_SENDER_PORT', 8091),
     },
     platformToken: token(environment),
+    platformTokenFile: tokenFile(environment, dataDirectory),
     signingKeyFile: text(environment, 'EXEUNT_SIGNING_KEY_FILE', `${dataDirectory}/signing.key`),
     dataDirectory,
     outgoing: {
@@ -162,14 +165,19 @@ function serverName(environment: Environment): ServerName {
 }
 
 function token(environment: Environment): string | undefined {
-  const value = environment['EXEUNT_PLATFORM_TOKEN'];
-  if (value === undefined || value === '') return undefined;
+  const { name, value } = secret(environment, 'EXEUNT_PLATFORM_TOKEN');
+  if (value === undefined) return undefined;
   if (!/^[\x21-\x7e]{16,512}$/.test(value)) {
-    throw new ConfigurationError(
-      'EXEUNT_PLATFORM_TOKEN must be 16 to 512 printable characters without spaces.',
-    );
+    throw new ConfigurationError(`${name} must be 16 to 512 printable characters without spaces.`);
   }
   return value;
+}
+
+function tokenFile(environment: Environment, dataDirectory: string): string | undefined {
+  const isGiven = text(environment, 'EXEUNT_PLATFORM_TOKEN', '') !== '';
+  return isGiven
+    ? undefined
+    : text(environment, 'EXEUNT_PLATFORM_TOKEN_FILE', `${dataDirectory}/platform.token`);
 }
 
 function federationTls(environment: Environment): FederationTls {
@@ -184,11 +192,35 @@ function federationTls(environment: Environment): FederationTls {
 
 function database(environment: Environment, dataDirectory: string): DatabaseLocation {
   const url = environment['EXEUNT_DATABASE_URL'];
-  if (url === undefined || url === '') return { kind: 'embedded', directory: `${dataDirectory}/database` };
+  if (url === undefined || url === '') {
+    if (text(environment, 'EXEUNT_DATABASE_PASSWORD_FILE', '') !== '') {
+      throw new ConfigurationError('EXEUNT_DATABASE_PASSWORD_FILE needs EXEUNT_DATABASE_URL.');
+    }
+    return { kind: 'embedded', directory: `${dataDirectory}/database` };
+  }
   if (!URL.canParse(url) || !['postgres:', 'postgresql:'].includes(new URL(url).protocol)) {
     throw new ConfigurationError('EXEUNT_DATABASE_URL must be a postgres:// URL.');
   }
-  return { kind: 'postgres', url };
+  return { kind: 'postgres', url: withPassword(url, environment) };
+}
+
+/** The URL with the password of EXEUNT_DATABASE_PASSWORD_FILE in it, where there is one. */
+function withPassword(url: string, environment: Environment): string {
+  const password = secretFile(environment, 'EXEUNT_DATABASE_PASSWORD_FILE');
+  if (password === undefined) return url;
+  const parsed = new URL(url);
+  if (parsed.password !== '' || parsed.searchParams.has('password')) {
+    throw new ConfigurationError(
+      'EXEUNT_DATABASE_URL has a password and EXEUNT_DATABASE_PASSWORD_FILE is set: one of the two.',
+    );
+  }
+  if (parsed.hostname === '' || parsed.username === '') {
+    throw new ConfigurationError(
+      'EXEUNT_DATABASE_PASSWORD_FILE needs a user and a host in EXEUNT_DATABASE_URL.',
+    );
+  }
+  parsed.password = encodeURIComponent(password);
+  return parsed.href;
 }
 
 const roleKinds = ['standalone', 'gateway', 'federation-sender'] as const satisfies readonly Role['kind'][];
@@ -234,19 +266,17 @@ function kafkaSasl(environment: Environment): KafkaLocation['sasl'] {
     '',
   );
   const username = text(environment, 'EXEUNT_KAFKA_SASL_USERNAME', '');
-  const password = text(environment, 'EXEUNT_KAFKA_SASL_PASSWORD', '');
+  const { value: password } = secret(environment, 'EXEUNT_KAFKA_SASL_PASSWORD');
   if (mechanism === '') {
-    if (username === '' && password === '') return undefined;
+    if (username === '' && password === undefined) return undefined;
     throw new ConfigurationError(
       'EXEUNT_KAFKA_SASL_USERNAME and EXEUNT_KAFKA_SASL_PASSWORD need EXEUNT_KAFKA_SASL_MECHANISM.',
     );
   }
-  for (const [name, value] of [
-    ['EXEUNT_KAFKA_SASL_USERNAME', username],
-    ['EXEUNT_KAFKA_SASL_PASSWORD', password],
-  ] as const) {
-    if (value === '') throw new ConfigurationError(`EXEUNT_KAFKA_SASL_MECHANISM=${mechanism} needs ${name}.`);
-  }
+  const needs = (name: string): ConfigurationError =>
+    new ConfigurationError(`EXEUNT_KAFKA_SASL_MECHANISM=${mechanism} needs ${name}.`);
+  if (username === '') throw needs('EXEUNT_KAFKA_SASL_USERNAME');
+  if (password === undefined) throw needs('EXEUNT_KAFKA_SASL_PASSWORD');
   return { mechanism, username, password };
 }
 
@@ -364,6 +394,33 @@ function oneOf<const Value extends string>(
       `${name} must be one of ${values.filter((one) => one !== '').join(', ')}, not ${value}.`,
     );
   return known;
+}
+
+/**
+ * A secret that stands in the environment under `name`, or in the file that `name` with `_FILE` names; undefined where
+ * neither is set. Gives the name it came under too, for what has to be said of the value.
+ */
+function secret(
+  environment: Environment,
+  name: string,
+): { readonly name: string; readonly value: string | undefined } {
+  const value = text(environment, name, '');
+  const fileName = `${name}_FILE`;
+  if (value === '') return { name: fileName, value: secretFile(environment, fileName) };
+  if (text(environment, fileName, '') !== '') {
+    throw new ConfigurationError(`${name} and ${fileName} are both set: one of the two.`);
+  }
+  return { name, value };
+}
+
+/** One line, without the line feeds at its end: as a shell's `$(<file)` and the database's own image read it. */
+function secretFile(environment: Environment, name: string): string | undefined {
+  const value = optionalFile(environment, name)?.replace(/\n+$/, '');
+  if (value === '') throw new ConfigurationError(`${name} names a file that is empty.`);
+  if (value?.includes('\n') === true) {
+    throw new ConfigurationError(`${name} names a file that holds more than one line.`);
+  }
+  return value;
 }
 
 function requiredFile(environment: Environment, name: string): string {

@@ -24,7 +24,7 @@ const adapters: readonly (readonly [string, () => Promise<{ database: Database; 
     }),
   ],
   // A configured database may hold other tests' tables: only one of our own is made here.
-  ...(found?.kind === 'binaries'
+  ...(found !== undefined && found.kind !== 'configured'
     ? [
         [
           'PostgreSQL',

@@ -139,7 +139,8 @@ export class KafkaMessageBus implements MessageBus {
     if (this.#running.has(options.group)) {
       throw new Error(`group ${options.group} consumes in this process already`);
     }
-    const { openTimeoutMs: startTimeoutMs } = this.#settings;
+    // Where a member has died without a word, the group lets nobody in before that one's session has ended.
+    const startTimeoutMs = this.#settings.openTimeoutMs + this.#settings.sessionTimeoutMs;
     const settings = { ...this.#settings, partitions, startTimeoutMs };
     const consumption: KafkaConsumption = new KafkaConsumption(this.#patient, options, settings, () => {
       if (this.#running.get(options.group) === consumption) this.#running.delete(options.group);

@@ -183,13 +183,18 @@ const positions = (messages: readonly BusMessage[]) => messages.map((message) =>
 
 describe('the outbox relay', () => {
   it('publishes what was there at its start and what comes later, in order', async () => {
-    const { outbox, relay, published } = given({ maxBatch: 3 });
+    const told: number[][] = [];
+    const { outbox, relay, published } = given({
+      maxBatch: 3,
+      onRelayed: (entries) => told.push(entries.map(({ position }) => position)),
+    });
     outbox.put(...[1, 2, 3, 4, 5, 6, 7].map((position) => entry(position)));
     relay.start();
     await until(() => outbox.entries.length === 0);
     outbox.put(entry(8));
     await until(() => outbox.entries.length === 0);
     expect(positions(published)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    expect(told).toEqual([[1, 2, 3], [4, 5, 6], [7], [8]]);
     await relay.stop();
   });
 

@@ -22,7 +22,7 @@ export interface OutboxRelayOptions {
   readonly clock?: Clock;
   /** At least 0, less than 1; jitters the pauses. */
   readonly random?: () => number;
-  /** Told of a batch that is in the bus. */
+  /** Told of a batch that is durable in the bus. */
   readonly onRelayed?: (entries: readonly OutboxEntry[]) => void;
   /** Where the span of each batch goes, with a link to each entry's trace; nowhere by default. */
   readonly tracing?: Tracing;
@@ -110,6 +110,7 @@ export class OutboxRelay {
     try {
       const messages = entries.flatMap((entry) => messagesFor(entry, (topic) => bus.partitions(topic)));
       await bus.publish(messages);
+      this.#options.onRelayed?.(entries);
       await outbox.done(entries);
     } catch (cause) {
       span.setStatus({ code: SpanStatusCode.ERROR });
@@ -117,7 +118,6 @@ export class OutboxRelay {
     } finally {
       span.end();
     }
-    this.#options.onRelayed?.(entries);
     return entries.length;
   }
 }

@@ -1,6 +1,7 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 import type { RefusedAddress, RequestOutcome } from '@exeunt/federation-client';
 import type { AttemptOutcome, DestinationQueue } from '@exeunt/sending';
+import type { AnsweredRequest } from '../listeners.js';
 import { inProportion } from './in-proportion.js';
 
 /** What Prometheus reads of a process, whatever its role. Every no is counted under its rule. */
@@ -95,6 +96,19 @@ export class GatewayMetrics {
     name: 'exeunt_delivered_pdus_total',
     help: 'PDUs in delivered transactions, once a destination: taken, or refused for good by its error in the answer',
     labelNames: ['result'] as const,
+    registers: [this.registry],
+  });
+  readonly #incoming = new Histogram({
+    name: 'exeunt_incoming_request_seconds',
+    help: 'Requests to this process by endpoint (method and route) and status, from the head to the answer',
+    labelNames: ['endpoint', 'status'] as const,
+    buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30],
+    registers: [this.registry],
+  });
+  readonly #relayLag = new Histogram({
+    name: 'exeunt_relay_lag_seconds',
+    help: 'From the decision on a PDU until the bus has it, where this process relays',
+    buckets: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800],
     registers: [this.registry],
   });
 
@@ -197,6 +211,15 @@ export class GatewayMetrics {
   /** `refusedBy` is the rule a no rests on. */
   historyAnswer(endpoint: string, outcome: 'given' | 'refused' | 'busy', refusedBy = ''): void {
     this.#history.inc({ endpoint, outcome, rule: refusedBy });
+  }
+
+  incoming({ endpoint, status, durationMs }: AnsweredRequest): void {
+    this.#incoming.observe({ endpoint, status }, durationMs / 1000);
+  }
+
+  /** Gateways' clocks may differ a little: what came before it was decided has waited for nothing. */
+  relayed(waitedMs: number): void {
+    this.#relayLag.observe(Math.max(0, waitedMs) / 1000);
   }
 
   refusedAddress({ purpose }: RefusedAddress): void {
