@@ -1,13 +1,10 @@
 import 'reflect-metadata';
-import { fork } from 'node:child_process';
-import { once } from 'node:events';
-import { writeFile } from 'node:fs/promises';
-import { Session } from 'node:inspector/promises';
 import { availableParallelism } from 'node:os';
-import { fileURLToPath } from 'node:url';
 import { TypeormEventStore } from '@exeunt/event-store';
 import { startLeaveServer, type LeaveServer } from '../test/harness/leave-server.js';
+import { startProfile } from './cpu-profile.js';
 import { signaturePairsPerSecond } from './ed25519-limit.js';
+import { startOtherSide } from './other-side.js';
 import { cpuSecondsOf, postgresForBench } from './postgres-for-bench.js';
 import { flagOption, numberOption, progress, report, textOption } from './report.js';
 import type { LoadRequest, LoadRun } from './send-leave.load.js';
@@ -51,7 +48,7 @@ const ours = await startLeaveServer({
   databaseUrl: postgres.url,
   environment: { EXEUNT_FEDERATION_TLS: tls ? 'self-signed' : 'off' },
 });
-const load = startLoad();
+const load = startOtherSide<LoadRequest>('send-leave.load.js');
 try {
   await load.ask({ kind: 'setup', setup: setupFor(ours) });
   progress('warming up');
@@ -166,32 +163,5 @@ function setupFor({ name, federationUrl, platformUrl, token, running }: LeaveSer
     version: textOption('version') ?? '11',
     connections: numberOption('connections', 64),
     observers: numberOption('observers', 0),
-  };
-}
-
-function startLoad() {
-  const child = fork(fileURLToPath(new URL('send-leave.load.js', import.meta.url)), [], { execArgv: [] });
-  const ended = once(child, 'exit').then(() => [{ failed: 'the load process has ended' }]);
-  return {
-    async ask(request: LoadRequest): Promise<unknown> {
-      const message = new Promise((resolve) => child.once('message', (one) => resolve([one])));
-      child.send(request);
-      const [answer] = (await Promise.race([message, ended])) as [{ result?: unknown; failed?: string }];
-      if (answer.failed !== undefined) throw new Error(answer.failed);
-      return answer.result;
-    },
-    stop: () => child.disconnect(),
-  };
-}
-
-async function startProfile(file: string): Promise<() => Promise<void>> {
-  const session = new Session();
-  session.connect();
-  await session.post('Profiler.enable');
-  await session.post('Profiler.start');
-  return async () => {
-    const { profile } = await session.post('Profiler.stop');
-    await writeFile(file, JSON.stringify(profile));
-    session.disconnect();
   };
 }
