@@ -10,7 +10,7 @@ import {
   type OutboundPdu,
   type TransactionSender,
 } from '@exeunt/sending';
-import { stringifyJson, type JsonObject } from '@exeunt/signing';
+import { parseJson, type CanonicalJson, type JsonObject } from '@exeunt/signing';
 
 export function server(name: string): ServerName {
   const parsed = parseServerName(name);
@@ -76,9 +76,13 @@ export class Peers implements TransactionSender {
     this.#scripts.set(name, typeof script === 'function' ? script : () => script);
   }
 
-  async sendTransaction(destination: ServerName, txnId: string, body: JsonObject): Promise<FederationResult> {
-    const numbers = (body.pdus as JsonObject[]).map((one) => one.n as number);
-    const got = { destination, txnId, text: stringifyJson(body), numbers };
+  async sendTransaction(
+    destination: ServerName,
+    txnId: string,
+    text: CanonicalJson,
+  ): Promise<FederationResult> {
+    const { pdus } = parseJson(text) as { readonly pdus: readonly JsonObject[] };
+    const got = { destination, txnId, text, numbers: pdus.map((one) => one.n as number) };
     this.got.push(got);
     const inFlight = (this.#inFlight.get(destination) ?? 0) + 1;
     this.#inFlight.set(destination, inFlight);

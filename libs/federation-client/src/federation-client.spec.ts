@@ -2,6 +2,7 @@ import { createServer, type AddressInfo, type Server } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
+  encodeCanonicalJson,
   isJsonObject,
   parseXMatrix,
   requestToSign,
@@ -91,7 +92,7 @@ describe('a request', () => {
       await client.sendLeaveV1(peer.name, roomId, eventId, leave),
       await client.inviteV1(peer.name, roomId, eventId, leave),
       await client.inviteV2(peer.name, roomId, eventId, { room_version: '10', event: leave }),
-      await client.sendTransaction(peer.name, 'txn/1', { pdus: [] }),
+      await client.sendTransaction(peer.name, 'txn/1', encodeCanonicalJson({ pdus: [] })),
     ];
 
     expect(results.map((result) => result.ok && result.body)).toEqual([
@@ -394,7 +395,7 @@ describe('the caller', () => {
     const client = await startClient();
     const server = name('127.0.0.1:1');
 
-    await expect(client.sendTransaction(server, 't', { pdus: [1.5] })).rejects.toThrow(TypeError);
+    await expect(client.sendLeaveV2(server, roomId, eventId, { depth: 1.5 })).rejects.toThrow(TypeError);
     await client.close();
     await expect(client.version(server)).rejects.toThrow('closed');
     expect(() => newClient({ ...defaultOptions, allowNetworks: ['local'] })).toThrow(TypeError);

@@ -1,5 +1,5 @@
-import { encodeCanonicalJson, isJsonObject, parseJsonBytes, signRequest } from '@exeunt/signing';
-import type { JsonObject, JsonValue, SigningKey } from '@exeunt/signing';
+import { encodeCanonicalJson, isJsonObject, parseJsonBytes, signRequestWithBody } from '@exeunt/signing';
+import type { CanonicalJson, JsonObject, JsonValue, SigningKey } from '@exeunt/signing';
 import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
 import { resolveWithoutLookups, type Resolution, type Target } from '@exeunt/server-discovery';
 import { LRUCache } from 'lru-cache';
@@ -102,7 +102,7 @@ interface FederationRequest {
   readonly method: 'GET' | 'PUT';
   /** The request target as it goes over the wire and is signed. (RA-03) */
   readonly uri: string;
-  readonly content?: JsonObject;
+  readonly body?: CanonicalJson;
   readonly isSigned: boolean;
   /** Takes the object out of the answer; undefined where the answer is not of the endpoint's shape. */
   readonly read: (body: JsonValue) => JsonObject | undefined;
@@ -255,16 +255,22 @@ export class FederationClient {
   }
 
   /**
-   * `PUT v1/send/{txnId}` with `{origin, origin_server_ts, pdus, edus?}`; the answer is `{pdus: {eventId: {} |
+   * `PUT v1/send/{txnId}` with `{origin, origin_server_ts, pdus, edus?}`, which goes out as the bytes given; the answer is `{pdus: {eventId: {} |
    * {error}}}`, unchecked. Repeat it with the same ID and body until the result is ok. (TX-01 to TX-04)
    */
   sendTransaction(
     server: ServerName,
     txnId: string,
-    body: JsonObject,
+    body: CanonicalJson,
     call: CallOptions = {},
   ): Promise<FederationResult> {
-    return this.#put('sendTransaction', server, path('v1', 'send', txnId), body, wholeObject, call);
+    const uri = path('v1', 'send', txnId);
+    const endpoint = 'sendTransaction';
+    return this.#request(
+      server,
+      { endpoint, method: 'PUT', uri, body, isSigned: true, read: wholeObject },
+      call,
+    );
   }
 
   /** Closes every connection at once; requests under way end as `unreachable`. */
@@ -275,7 +281,7 @@ export class FederationClient {
     await Promise.all(pools.map(({ pool }) => pool.destroy()));
   }
 
-  #put(
+  async #put(
     endpoint: string,
     server: ServerName,
     uri: string,
@@ -283,7 +289,9 @@ export class FederationClient {
     read: FederationRequest['read'],
     call: CallOptions,
   ): Promise<FederationResult> {
-    return this.#request(server, { endpoint, method: 'PUT', uri, content, isSigned: true, read }, call);
+    // Encoded before anything is awaited: what is wrong here is our own fault, and thrown.
+    const body = encodeCanonicalJson(content);
+    return await this.#request(server, { endpoint, method: 'PUT', uri, body, isSigned: true, read }, call);
   }
 
   async #request(
@@ -310,8 +318,6 @@ export class FederationClient {
     request: FederationRequest,
     call: CallOptions,
   ): Promise<FederationResult> {
-    // Encoded and signed before anything is awaited: what is wrong here is our own fault, and thrown.
-    const body = request.content === undefined ? undefined : encodeCanonicalJson(request.content);
     const headers = this.#headers(server, request);
 
     const startedAt = performance.now();
@@ -330,7 +336,7 @@ export class FederationClient {
     call.signal?.addEventListener('abort', onAbort, { once: true });
     if (call.signal?.aborted) onAbort();
     try {
-      const outgoing = { ...request, headers, body, signal: ending.signal, untilTs: startedAt + timeoutMs };
+      const outgoing = { ...request, headers, signal: ending.signal, untilTs: startedAt + timeoutMs };
       const exchanged = this.#exchange(server, outgoing, call.maxBodyBytes).catch(
         (thrown: unknown) => outOfTime ?? remoteErrorOf(thrown),
       );
@@ -341,19 +347,22 @@ export class FederationClient {
     }
   }
 
-  #headers(
-    server: ServerName,
-    { method, uri, content, isSigned }: FederationRequest,
-  ): Record<string, string> {
+  #headers(server: ServerName, { method, uri, body, isSigned }: FederationRequest): Record<string, string> {
     const { serverName: origin, signingKey } = this.#dependencies;
+    const signed = { method, uri, origin, destination: server };
     return {
       accept: 'application/json',
       // A compressed answer may be a thousand times its size; without one the bound is on what comes over the wire.
       'accept-encoding': 'identity',
       'user-agent': 'Exeunt',
-      ...(content === undefined ? {} : { 'content-type': 'application/json' }),
+      ...(body === undefined ? {} : { 'content-type': 'application/json' }),
       ...(isSigned
-        ? { authorization: signRequest({ method, uri, origin, destination: server, content }, signingKey) }
+        ? {
+            authorization: signRequestWithBody(
+              { ...signed, ...(body === undefined ? {} : { body }) },
+              signingKey,
+            ),
+          }
         : {}),
     };
   }
@@ -469,7 +478,6 @@ export class FederationClient {
 /** A request as it goes to whichever target. */
 interface OutgoingRequest extends FederationRequest {
   readonly headers: Readonly<Record<string, string>>;
-  readonly body: string | undefined;
   readonly signal: AbortSignal;
   /** When its time is up, as `performance.now()` counts. */
   readonly untilTs: number;

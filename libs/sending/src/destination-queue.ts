@@ -1,7 +1,10 @@
 import type { Database } from '@exeunt/database';
 import { parseServerName, type ServerName } from '@exeunt/pdu';
+import type { CanonicalJson } from '@exeunt/signing';
+import { LRUCache } from 'lru-cache';
 import type { DestinationState, Failing } from './destination-state.js';
 import type { OutboundPdu } from './outbound-pdu.js';
+import { canonicalPdu } from './transaction.js';
 
 /** A transaction as it goes out, the first time and every time until its 200. (TX-03, TX-04) */
 export interface FrozenTransaction {
@@ -20,8 +23,8 @@ export interface QueuedPdu {
   readonly seq: string;
   readonly roomId: string;
   readonly eventId: string;
-  /** JSON text in federation format. */
-  readonly pdu: string;
+  /** In federation format. */
+  readonly pdu: CanonicalJson;
   /** When it was put into the queue, ms since the epoch. */
   readonly queuedAt: number;
 }
@@ -61,6 +64,8 @@ export const MAX_PDUS = 50;
 const MAX_ROWS = 10_000;
 const SWEEP_BATCH = 1_000;
 const SWEEP_BATCHES = 100;
+/** Characters of PDUs kept at hand: they are read and encoded once, however many destinations wait for them. */
+const PDUS_AT_HAND = 8 * 1024 * 1024;
 const PDU_GRACE_MS = 3_600_000;
 const MESSAGE_MEMORY_MS = 7 * 86_400_000;
 const PDU_ERROR_MEMORY_MS = 30 * 86_400_000;
@@ -74,6 +79,13 @@ interface ClaimedRow {
   readonly txn_seqs: readonly string[] | null;
   readonly failures: number;
   readonly failing_since: string | null;
+}
+
+/** A row of `sender_pdus`, which never changes. */
+interface StoredPdu {
+  readonly roomId: string;
+  readonly eventId: string;
+  readonly pdu: CanonicalJson;
 }
 
 interface Frozen {
@@ -93,6 +105,10 @@ interface Frozen {
  */
 export class DestinationQueue {
   readonly #database: Database;
+  readonly #pdus = new LRUCache<string, StoredPdu>({
+    maxSize: PDUS_AT_HAND,
+    sizeCalculation: ({ pdu }) => pdu.length + 500,
+  });
   #sweptUpTo = '0';
 
   constructor(database: Database) {
@@ -278,12 +294,7 @@ export class DestinationQueue {
         frozen.flatMap(({ seqs }) => [...seqs]),
       ],
     );
-    // Each PDU is read once, however many destinations wait for it.
-    const rows = await this.#database.query<{ id: string; room_id: string; event_id: string; pdu: string }>(
-      `SELECT id::text AS id, room_id, event_id, pdu FROM sender_pdus WHERE id = ANY($1::bigint[])`,
-      [[...new Set(places.map((place) => place.pdu_id))]],
-    );
-    const pdus = new Map(rows.map((row) => [row.id, row]));
+    const pdus = await this.#pdusOf(new Set(places.map((place) => place.pdu_id)), onProblem);
     const queued = new Map<string, QueuedPdu[]>();
     for (const { destination, seq, pdu_id, accepted_at } of places) {
       const row = pdus.get(pdu_id);
@@ -291,9 +302,7 @@ export class DestinationQueue {
       const list = queued.get(destination) ?? [];
       list.push({
         seq,
-        roomId: row.room_id,
-        eventId: row.event_id,
-        pdu: row.pdu,
+        ...row,
         queuedAt: Number(accepted_at),
       });
       queued.set(destination, list);
@@ -309,6 +318,33 @@ export class DestinationQueue {
       }
       return [{ destination: server, txnId, frozenAt, pdus: list, claim, before }];
     });
+  }
+
+  async #pdusOf(
+    ids: ReadonlySet<string>,
+    onProblem: (what: string, cause: unknown) => void,
+  ): Promise<ReadonlyMap<string, StoredPdu>> {
+    const found = new Map<string, StoredPdu>();
+    for (const id of ids) {
+      const known = this.#pdus.get(id);
+      if (known !== undefined) found.set(id, known);
+    }
+    const missing = [...ids].filter((id) => !found.has(id));
+    if (missing.length === 0) return found;
+    const rows = await this.#database.query<{ id: string; room_id: string; event_id: string; pdu: string }>(
+      `SELECT id::text AS id, room_id, event_id, pdu FROM sender_pdus WHERE id = ANY($1::bigint[])`,
+      [missing],
+    );
+    for (const { id, room_id, event_id, pdu } of rows) {
+      try {
+        const stored = { roomId: room_id, eventId: event_id, pdu: canonicalPdu(pdu) };
+        this.#pdus.set(id, stored);
+        found.set(id, stored);
+      } catch (cause) {
+        onProblem(`read PDU ${event_id}`, cause);
+      }
+    }
+    return found;
   }
 
   /**

@@ -4,7 +4,7 @@ import type { Database } from '@exeunt/database';
 import type { FederationResult, RemoteError } from '@exeunt/federation-client';
 import { Alarm, systemClock, type Clock } from '@exeunt/message-bus';
 import type { ServerName } from '@exeunt/pdu';
-import type { JsonObject } from '@exeunt/signing';
+import type { CanonicalJson } from '@exeunt/signing';
 import {
   DestinationQueue,
   type DestinationStatus,
@@ -27,7 +27,7 @@ export interface TransactionSender {
   sendTransaction(
     server: ServerName,
     txnId: string,
-    body: JsonObject,
+    body: CanonicalJson,
     call: { readonly signal: AbortSignal; readonly timeoutMs: number },
   ): Promise<FederationResult>;
 }
