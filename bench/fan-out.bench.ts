@@ -7,7 +7,7 @@ import { openDatabase } from '@exeunt/database';
 import { FederationClient, type AddressLookup } from '@exeunt/federation-client';
 import { eventIdOf, parseServerName, signPdu, type ServerName } from '@exeunt/pdu';
 import { roomVersion } from '@exeunt/room-version';
-import { FederationSender, Sending1700000000003, type OutboundPdu } from '@exeunt/sending';
+import { FederationSender, sendingMigrations, type OutboundPdu } from '@exeunt/sending';
 import { ServerDiscovery } from '@exeunt/server-discovery';
 import { nativeEd25519, stringifyJson, type JsonObject } from '@exeunt/signing';
 import { createTestCertificateAuthority } from '../test/harness/test-certificate.js';
@@ -105,7 +105,7 @@ const dead = Array.from({ length: deadCount }, (_, at) => {
   return serverName(at % 10 === 1 ? `nowhere.test:${1_000 + at}` : `refused-${at}.peers.test:1`);
 });
 
-const database = await openDatabase({ url: postgres.url, migrations: [Sending1700000000003] });
+const database = await openDatabase({ url: postgres.url, migrations: sendingMigrations });
 const discovery = new ServerDiscovery({
   fetchWellKnown: () => Promise.reject(new Error('names with a port have no .well-known')),
   lookUpSrv: () => Promise.reject(new Error('names with a port have no SRV records')),

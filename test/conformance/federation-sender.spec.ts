@@ -8,7 +8,7 @@ import {
   failureOf,
   nextState,
   OutboundPdusConsumer,
-  Sending1700000000003,
+  sendingMigrations,
   type DestinationState,
 } from '@exeunt/sending';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -57,7 +57,7 @@ const numbers = (count: number) => Array.from({ length: count }, (_, n) => n + 1
 let database: Database;
 let peers: Peers;
 beforeAll(async () => {
-  database = await openDatabase({ dataDir: 'memory://', migrations: [Sending1700000000003] });
+  database = await openDatabase({ dataDir: 'memory://', migrations: sendingMigrations });
 }, 60_000);
 afterAll(() => database.close());
 beforeEach(async () => {

@@ -183,6 +183,23 @@ export async function emptied(database: Database): Promise<Database> {
   return database;
 }
 
+/** A database that is there for one process until that is killed. */
+export function mortal(database: Database): { readonly database: Database; kill(): void } {
+  let isDead = false;
+  const unlessDead = async <T>(work: () => Promise<T>): Promise<T> => {
+    if (isDead) throw new Error('the process has died');
+    return await work();
+  };
+  return {
+    kill: () => (isDead = true),
+    database: {
+      ...database,
+      query: (statement, values) => unlessDead(() => database.query(statement, values)),
+      transaction: (work, options) => unlessDead(() => database.transaction(work, options)),
+    },
+  };
+}
+
 /**
  * A database that is lost at its n-th step, a statement or a commit: just before it is carried out or, with `after`,
  * when it has been and the answer is still under way. Every later step fails too. `steps` counts.

@@ -8,7 +8,7 @@ import {
   OUTBOUND_PDUS_TOPIC,
   type ReceivedMessage,
 } from '@exeunt/message-bus';
-import { DestinationQueue, OutboundPdusConsumer, Sending1700000000003 } from '@exeunt/sending';
+import { DestinationQueue, OutboundPdusConsumer, sendingMigrations } from '@exeunt/sending';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
 import {
@@ -16,6 +16,7 @@ import {
   dyingDatabase,
   emptied,
   lapse as lapseOf,
+  mortal,
   pdu,
   Peers,
   senderOn,
@@ -24,7 +25,7 @@ import {
   type SenderUnderTest,
 } from './sending.harness.js';
 
-const migrations = [EmbeddedBus1700000000002, Sending1700000000003];
+const migrations = [EmbeddedBus1700000000002, ...sendingMigrations];
 const numbers = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, n) => from + n);
 
 function sendingContract(name: string, open: () => Promise<Database>): void {
@@ -346,12 +347,14 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
 
     describe('a restart', () => {
       it('repeats the transaction that was in flight: same ID, same bytes', async () => {
-        const first = senderOn(database, peers);
+        const life = mortal(database);
+        const first = senderOn(life.database, peers);
         peers.answer('x.test', () => new Promise(() => {}));
         first.sender.start();
         await first.queue(pdu(1, ['x.test']));
         await until(() => peers.got.length === 1);
         await first.queue(pdu(2, ['x.test']));
+        life.kill();
 
         peers.answer('x.test', answers.ok);
         first.clock.advance(1_000);
@@ -363,11 +366,13 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
       });
 
       it('beside other processes waits until the claim of the dead one has run out', async () => {
-        const first = senderOn(database, peers, { attemptTimeoutMs: 60_000 });
+        const life = mortal(database);
+        const first = senderOn(life.database, peers, { attemptTimeoutMs: 60_000 });
         peers.answer('x.test', () => new Promise(() => {}));
         first.sender.start();
         await first.queue(pdu(1, ['x.test']));
         await until(() => peers.got.length === 1);
+        life.kill();
         peers.answer('x.test', answers.ok);
 
         const clock = new ManualClock(first.clock.now());

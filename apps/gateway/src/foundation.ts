@@ -16,7 +16,7 @@ import {
   KafkaMessageBus,
   type MessageBus,
 } from '@exeunt/message-bus';
-import { Sending1700000000003 } from '@exeunt/sending';
+import { sendingMigrations } from '@exeunt/sending';
 import { ServerDiscovery, systemSrvLookup } from '@exeunt/server-discovery';
 import { signingKeyText } from './data-directory.js';
 import { GatewayMetrics } from './operations/metrics.js';
@@ -49,7 +49,7 @@ export async function openFoundation(configuration: Configuration, log: Logger):
       ...eventStoreMigrations,
       ServerKeys1700000000001,
       EmbeddedBus1700000000002,
-      Sending1700000000003,
+      ...sendingMigrations,
       Leaving1700000000004,
       ReceivedTransactions1700000000005,
     ],

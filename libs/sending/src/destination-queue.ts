@@ -4,6 +4,7 @@ import type { CanonicalJson } from '@exeunt/signing';
 import { LRUCache } from 'lru-cache';
 import type { DestinationState, Failing } from './destination-state.js';
 import type { OutboundPdu } from './outbound-pdu.js';
+import { LANES, type Lane, type Limits } from './lanes.js';
 import { canonicalPdu } from './transaction.js';
 
 /** A transaction as it goes out, the first time and every time until its 200. (TX-03, TX-04) */
@@ -16,7 +17,24 @@ export interface FrozenTransaction {
   readonly pdus: readonly QueuedPdu[];
   /** Who has it; whoever records an outcome shows it. */
   readonly claim: string;
+  /** How the destination fared when it was claimed. */
+  readonly lane: Lane;
   readonly before: Failing | undefined;
+}
+
+/** A transaction that was answered 200, and what the destination could not take of it. */
+export interface Delivery {
+  readonly transaction: FrozenTransaction;
+  readonly errors: readonly PduError[];
+}
+
+/** A transaction that was not answered 200. */
+export interface FailedAttempt {
+  readonly transaction: FrozenTransaction;
+  /** How the destination had fared; what `state` was reckoned from. */
+  readonly before: Failing | undefined;
+  readonly state: Extract<DestinationState, { retryAt: number }>;
+  readonly error: string;
 }
 
 export interface QueuedPdu {
@@ -54,9 +72,6 @@ export interface DestinationStatus {
   readonly last_error: string | null;
 }
 
-/** Destinations that don't fail, and those that do. */
-export type Lane = 'healthy' | 'failing';
-
 /** TX-01. */
 export const MAX_PDUS = 50;
 
@@ -70,9 +85,14 @@ const PDU_GRACE_MS = 3_600_000;
 const MESSAGE_MEMORY_MS = 7 * 86_400_000;
 const PDU_ERROR_MEMORY_MS = 30 * 86_400_000;
 
-const LANE_CONDITION: Record<Lane, string> = { healthy: 'failures = 0', failing: 'failures > 0' };
+const LANE_CONDITION: Record<Lane, string> = {
+  proven: 'failures = 0 AND last_success_at IS NOT NULL',
+  untried: 'failures = 0 AND last_success_at IS NULL',
+  failing: 'failures > 0',
+};
 
 interface ClaimedRow {
+  readonly lane: Lane;
   readonly destination: string;
   readonly txn_id: string | null;
   readonly txn_at: string | null;
@@ -93,8 +113,90 @@ interface Frozen {
   readonly txnId: string;
   readonly frozenAt: number;
   readonly seqs: readonly string[];
+  readonly lane: Lane;
   readonly before: Failing | undefined;
 }
+
+const dueOf = (lane: Lane, limit: string): string =>
+  `SELECT destination, '${lane}' AS lane FROM sender_destinations
+    WHERE due_at <= $3::bigint AND ${LANE_CONDITION[lane]}
+    ORDER BY due_at LIMIT ${limit} FOR UPDATE SKIP LOCKED`;
+
+const CLAIM = `
+  WITH untried AS MATERIALIZED (${dueOf('untried', '$4::int')}),
+  failing AS MATERIALIZED (
+    ${dueOf('failing', 'least($5::int, $6::int - (SELECT count(*) FROM untried))')}
+  ),
+  proven AS MATERIALIZED (
+    ${dueOf('proven', '$7::int - (SELECT count(*) FROM untried) - (SELECT count(*) FROM failing)')}
+  )
+  UPDATE sender_destinations AS d SET claim = $1, due_at = $2::bigint, state = 'sending'
+    FROM (SELECT * FROM failing UNION ALL SELECT * FROM untried UNION ALL SELECT * FROM proven) AS due
+   WHERE d.destination = due.destination
+  RETURNING due.lane, d.destination, d.txn_id, d.txn_at::text AS txn_at, d.txn_seqs::text[] AS txn_seqs,
+            d.failures, d.failing_since::text AS failing_since`;
+
+const FREEZE = `
+  WITH oldest AS MATERIALIZED (
+    SELECT m.destination, m.txn_id, array_agg(q.seq ORDER BY q.seq) AS seqs
+      FROM unnest($1::text[], $2::text[]) AS m(destination, txn_id)
+     CROSS JOIN LATERAL (
+       SELECT seq FROM sender_queue WHERE destination = m.destination ORDER BY seq LIMIT ${MAX_PDUS}
+     ) AS q
+     GROUP BY m.destination, m.txn_id
+  )
+  UPDATE sender_destinations AS d SET txn_id = o.txn_id, txn_at = $3::bigint, txn_seqs = o.seqs
+    FROM oldest AS o WHERE d.destination = o.destination
+  RETURNING d.destination, d.txn_id, array_to_string(d.txn_seqs, ',') AS seqs`;
+
+const NEXT_DUE = `SELECT ${LANES.map(
+  (lane) =>
+    `(SELECT min(due_at) FROM sender_destinations WHERE due_at IS NOT NULL AND ${LANE_CONDITION[lane]})::text AS ${lane}`,
+).join(', ')}`;
+
+/** Those whose transaction is still this one; whoever has them waits for us. */
+const LOCK_ANSWERED = `
+  SELECT d.destination
+    FROM sender_destinations AS d JOIN unnest($1::text[], $2::text[]) AS m(destination, txn_id)
+      ON d.destination = m.destination AND d.txn_id = m.txn_id
+   ORDER BY d.destination FOR UPDATE OF d`;
+
+/** Needs their locks: what was queued before we had them is seen, and what is queued later finds no due time. */
+const RECORD_DELIVERIES = `
+  WITH answered AS MATERIALIZED (
+    SELECT m.destination, m.error, d.txn_id, d.txn_seqs
+      FROM unnest($1::text[], $2::text[]) AS m(destination, error)
+      JOIN sender_destinations AS d ON d.destination = m.destination
+  ), gone AS (
+    DELETE FROM sender_queue AS q USING answered AS a
+     WHERE q.destination = a.destination AND q.seq = ANY(a.txn_seqs)
+  ), refused AS (
+    INSERT INTO sender_pdu_errors (destination, room_id, event_id, txn_id, error, answered_at)
+    SELECT a.destination, e.room_id, e.event_id, a.txn_id, e.error, $3::bigint
+      FROM unnest($4::text[], $5::text[], $6::text[], $7::text[])
+           WITH ORDINALITY AS e(destination, room_id, event_id, error, place)
+      JOIN answered AS a ON a.destination = e.destination ORDER BY e.place
+  )
+  UPDATE sender_destinations AS d
+     SET state = 'idle', claim = NULL, failures = 0, failing_since = NULL, retry_at = NULL,
+         due_at = CASE WHEN EXISTS (
+           SELECT 1 FROM sender_queue AS q WHERE q.destination = d.destination AND q.seq <> ALL(d.txn_seqs)
+         ) THEN $3::bigint END,
+         last_success_at = $3::bigint, last_error = coalesce(a.error, d.last_error),
+         txn_id = NULL, txn_at = NULL, txn_seqs = NULL
+    FROM answered AS a WHERE d.destination = a.destination`;
+
+const RECORD_FAILURES = `
+  UPDATE sender_destinations AS d
+     SET state = m.state, claim = NULL, failures = m.failures, failing_since = m.failing_since,
+         retry_at = m.retry_at, due_at = m.retry_at, last_error = m.error
+    FROM (SELECT destination, claim, failures FROM sender_destinations
+           WHERE destination = ANY($1::text[]) ORDER BY destination FOR UPDATE) AS held
+    JOIN unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::int[], $6::bigint[], $7::bigint[], $8::text[])
+         AS m(destination, claim, before, state, failures, failing_since, retry_at, error)
+      ON held.destination = m.destination AND held.claim = m.claim AND held.failures = m.before
+   WHERE d.destination = held.destination
+  RETURNING d.destination`;
 
 /**
  * The sender's memory in the database: what waits for whom, and what is frozen. Every method is one transaction, so a
@@ -193,73 +295,63 @@ export class DestinationQueue {
   }
 
   /**
-   * Takes destinations of a lane that are due, longest due first, and gives what each has to be sent: the transaction
-   * that is frozen, or else one frozen now from the oldest PDUs. Until `claimUntil`, or until an outcome is recorded,
-   * nobody else gets them. Destinations that turn out to have nothing waiting are put to rest.
+   * Takes destinations that are due, of each lane those that have been for longest, and gives what each has to be
+   * sent: the transaction that is frozen, or else one frozen now from the oldest PDUs. Those of the doubtful lanes come
+   * first, up to their limits, the proven ones get all that is left. Until `claimUntil`, or until
+   * an outcome is recorded, nobody else gets them. Destinations that turn out to have nothing waiting are put to rest.
+   * `looked`: how many of each lane were due.
    */
   async claim(options: {
-    readonly lane: Lane;
-    readonly limit: number;
+    readonly limits: Limits;
     readonly now: number;
     readonly claimUntil: number;
     readonly claim: string;
     readonly newTxnId: () => string;
     readonly onProblem: (what: string, cause: unknown) => void;
-  }): Promise<{ readonly transactions: readonly FrozenTransaction[]; readonly looked: number }> {
-    const { lane, limit, now, claimUntil, claim, newTxnId } = options;
+  }): Promise<{
+    readonly transactions: readonly FrozenTransaction[];
+    readonly looked: Readonly<Record<Lane, number>>;
+  }> {
+    const { limits, now, claimUntil, claim, newTxnId } = options;
     const { frozen, looked } = await this.#database.transaction(async (tx) => {
-      const rows = await tx.query<ClaimedRow>(
-        `UPDATE sender_destinations AS d SET claim = $1, due_at = $2::bigint, state = 'sending'
-           FROM (SELECT destination FROM sender_destinations
-                  WHERE due_at <= $3::bigint AND ${LANE_CONDITION[lane]}
-                  ORDER BY due_at LIMIT $4::int FOR UPDATE SKIP LOCKED) AS due
-          WHERE d.destination = due.destination
-          RETURNING d.destination, d.txn_id, d.txn_at::text AS txn_at, d.txn_seqs::text[] AS txn_seqs,
-                    d.failures, d.failing_since::text AS failing_since`,
-        [claim, String(claimUntil), String(now), limit],
-      );
+      const rows = await tx.query<ClaimedRow>({
+        name: 'sending-claim',
+        text: CLAIM,
+        values: [
+          claim,
+          String(claimUntil),
+          String(now),
+          limits.untried,
+          limits.failing,
+          limits.doubtful,
+          limits.all,
+        ],
+      });
       const thawed = rows.filter((row) => row.txn_id === null).map((row) => row.destination);
-      const oldest = new Map<string, readonly string[]>();
+      const fresh = new Map<string, { readonly txnId: string; readonly seqs: readonly string[] }>();
       if (thawed.length > 0) {
-        const found = await tx.query<{ destination: string; seqs: readonly string[] }>(
-          `SELECT m.destination, array_agg(q.seq::text ORDER BY q.seq) AS seqs
-             FROM unnest($1::text[]) AS m(destination)
-            CROSS JOIN LATERAL (
-              SELECT seq FROM sender_queue WHERE destination = m.destination ORDER BY seq LIMIT ${MAX_PDUS}
-            ) AS q
-            GROUP BY m.destination`,
-          [thawed],
-        );
-        for (const { destination, seqs } of found) oldest.set(destination, seqs);
+        const found = await tx.query<{ destination: string; txn_id: string; seqs: string }>({
+          name: 'sending-freeze',
+          text: FREEZE,
+          values: [thawed, thawed.map(() => newTxnId()), String(now)],
+        });
+        for (const { destination, txn_id, seqs } of found) {
+          fresh.set(destination, { txnId: txn_id, seqs: seqs.split(',') });
+        }
       }
       const claimed: Frozen[] = [];
-      const fresh: Frozen[] = [];
       for (const row of rows) {
-        const { destination } = row;
+        const { destination, lane } = row;
         const before = failingOf(row);
         if (row.txn_id !== null) {
           const frozenAt = Number(row.txn_at);
-          claimed.push({ destination, txnId: row.txn_id, frozenAt, seqs: row.txn_seqs ?? [], before });
+          claimed.push({ destination, txnId: row.txn_id, frozenAt, seqs: row.txn_seqs ?? [], lane, before });
           continue;
         }
-        const seqs = oldest.get(destination);
-        if (seqs !== undefined) fresh.push({ destination, txnId: newTxnId(), frozenAt: now, seqs, before });
+        const frozen = fresh.get(destination);
+        if (frozen !== undefined) claimed.push({ destination, ...frozen, frozenAt: now, lane, before });
       }
-      if (fresh.length > 0) {
-        await tx.query(
-          `UPDATE sender_destinations AS d
-              SET txn_id = m.txn_id, txn_at = $4::bigint, txn_seqs = m.seqs::bigint[]
-             FROM unnest($1::text[], $2::text[], $3::text[]) AS m(destination, txn_id, seqs)
-            WHERE d.destination = m.destination`,
-          [
-            fresh.map(({ destination }) => destination),
-            fresh.map(({ txnId }) => txnId),
-            fresh.map(({ seqs }) => `{${seqs.join(',')}}`),
-            String(now),
-          ],
-        );
-      }
-      const idle = thawed.filter((destination) => !oldest.has(destination));
+      const idle = thawed.filter((destination) => !fresh.has(destination));
       if (idle.length > 0) {
         await tx.query(
           `UPDATE sender_destinations
@@ -268,7 +360,9 @@ export class DestinationQueue {
           [idle],
         );
       }
-      return { frozen: [...claimed, ...fresh], looked: rows.length };
+      const looked = { proven: 0, untried: 0, failing: 0 };
+      for (const { lane } of rows) looked[lane] += 1;
+      return { frozen: claimed, looked };
     });
     return { transactions: await this.#load(frozen, claim, options.onProblem), looked };
   }
@@ -307,7 +401,7 @@ export class DestinationQueue {
       });
       queued.set(destination, list);
     }
-    return frozen.flatMap(({ destination, txnId, frozenAt, seqs, before }) => {
+    return frozen.flatMap(({ destination, txnId, frozenAt, seqs, lane, before }) => {
       const list = queued.get(destination) ?? [];
       const server = parseServerName(destination);
       // A transaction that is not whole must not go out under its ID.
@@ -316,7 +410,7 @@ export class DestinationQueue {
         onProblem(`read the transaction for ${destination}`, cause);
         return [];
       }
-      return [{ destination: server, txnId, frozenAt, pdus: list, claim, before }];
+      return [{ destination: server, txnId, frozenAt, pdus: list, claim, lane, before }];
     });
   }
 
@@ -348,75 +442,70 @@ export class DestinationQueue {
   }
 
   /**
-   * The destination has answered 200: its PDUs wait no longer, those with an error neither. Its next ones are due at
-   * once. `false` where somebody has recorded that already.
+   * Destinations have answered 200: their PDUs wait no longer, those with an error neither. Those that have more are
+   * due at once. Leaves out what somebody has recorded already.
    */
-  async delivered(
-    { destination, txnId, pdus }: FrozenTransaction,
-    errors: readonly PduError[],
-    now: number,
-  ): Promise<boolean> {
-    const last = errors.at(-1);
-    const done = await this.#database.query(
-      `WITH done AS (
-         UPDATE sender_destinations
-            SET state = 'idle', claim = NULL, failures = 0, failing_since = NULL, retry_at = NULL,
-                due_at = $4::bigint, last_success_at = $4::bigint, last_error = coalesce($5, last_error),
-                txn_id = NULL, txn_at = NULL, txn_seqs = NULL
-          WHERE destination = $1 AND txn_id = $2
-          RETURNING destination
-       ), gone AS (
-         DELETE FROM sender_queue
-          WHERE destination = $1 AND seq = ANY($3::bigint[]) AND EXISTS (SELECT 1 FROM done)
-       ), refused AS (
-         INSERT INTO sender_pdu_errors (destination, room_id, event_id, txn_id, error, answered_at)
-         SELECT $1, e.room_id, e.event_id, $2, e.error, $4::bigint
-           FROM unnest($6::text[], $7::text[], $8::text[]) AS e(room_id, event_id, error)
-          WHERE EXISTS (SELECT 1 FROM done)
-       )
-       SELECT destination FROM done`,
-      [
-        destination,
-        txnId,
-        pdus.map((pdu) => pdu.seq),
-        String(now),
-        last === undefined ? null : `${last.eventId}: ${last.error}`,
-        errors.map((error) => error.roomId),
-        errors.map((error) => error.eventId),
-        errors.map((error) => error.error),
-      ],
-    );
-    return done.length > 0;
+  async delivered(deliveries: readonly Delivery[], now: number): Promise<void> {
+    await this.#database.transaction(async (tx) => {
+      const answered = await tx.query<{ destination: string }>({
+        name: 'sending-lock-answered',
+        text: LOCK_ANSWERED,
+        values: [
+          deliveries.map(({ transaction }) => transaction.destination),
+          deliveries.map(({ transaction }) => transaction.txnId),
+        ],
+      });
+      if (answered.length === 0) return;
+      const ours = new Set<string>(answered.map(({ destination }) => destination));
+      // Of two answers to one transaction the later counts.
+      const byDestination = new Map(
+        deliveries.map((delivery) => [delivery.transaction.destination, delivery]),
+      );
+      const recorded = [...byDestination.values()].filter(({ transaction }) =>
+        ours.has(transaction.destination),
+      );
+      const errors = recorded.flatMap(({ transaction: { destination }, errors: each }) =>
+        each.map((error) => ({ destination, ...error })),
+      );
+      await tx.query({
+        name: 'sending-record-deliveries',
+        text: RECORD_DELIVERIES,
+        values: [
+          recorded.map(({ transaction }) => transaction.destination),
+          recorded.map(({ errors: each }) => {
+            const last = each.at(-1);
+            return last === undefined ? null : `${last.eventId}: ${last.error}`;
+          }),
+          String(now),
+          errors.map(({ destination }) => destination),
+          errors.map(({ roomId }) => roomId),
+          errors.map(({ eventId }) => eventId),
+          errors.map(({ error }) => error),
+        ],
+      });
+    });
   }
 
   /**
-   * The attempt has failed and the destination is now in `state`, which was reckoned from `before`. `false` where that
-   * was not how it stood: it has made contact since, or the claim is lost.
+   * Attempts have failed and their destinations are now in `state`. Gives those of which that was recorded; not among
+   * them is one that was not as it stands in `before`: it has made contact since, or the claim is lost.
    */
-  async failed(
-    { destination, claim }: FrozenTransaction,
-    before: Failing | undefined,
-    state: Extract<DestinationState, { retryAt: number }>,
-    error: string,
-  ): Promise<boolean> {
-    const done = await this.#database.query(
-      `UPDATE sender_destinations
-          SET state = $4, claim = NULL, failures = $5::int, failing_since = $6::bigint, retry_at = $7::bigint,
-              due_at = $7::bigint, last_error = $8
-        WHERE destination = $1 AND claim = $2 AND failures = $3::int
-        RETURNING destination`,
-      [
-        destination,
-        claim,
-        before?.failures ?? 0,
-        state.kind,
-        state.failures,
-        String(state.failingSince),
-        String(state.retryAt),
-        error,
+  async failed(attempts: readonly FailedAttempt[]): Promise<ReadonlySet<string>> {
+    const done = await this.#database.query<{ destination: string }>({
+      name: 'sending-record-failures',
+      text: RECORD_FAILURES,
+      values: [
+        attempts.map(({ transaction }) => transaction.destination),
+        attempts.map(({ transaction }) => transaction.claim),
+        attempts.map(({ before }) => before?.failures ?? 0),
+        attempts.map(({ state }) => state.kind),
+        attempts.map(({ state }) => state.failures),
+        attempts.map(({ state }) => String(state.failingSince)),
+        attempts.map(({ state }) => String(state.retryAt)),
+        attempts.map(({ error }) => error),
       ],
-    );
-    return done.length > 0;
+    });
+    return new Set(done.map(({ destination }) => destination));
   }
 
   /** The destinations are there: those that wait for a retry are due now, and a failure under way is their first. */
@@ -460,13 +549,12 @@ export class DestinationQueue {
 
   /** When the next destination of each lane is due, claimed ones included; undefined for never. */
   async nextDue(): Promise<Record<Lane, number | undefined>> {
-    const [row] = await this.#database.query<Record<Lane, string | null>>(
-      `SELECT (SELECT min(due_at) FROM sender_destinations WHERE due_at IS NOT NULL AND failures = 0)::text
-                AS healthy,
-              (SELECT min(due_at) FROM sender_destinations WHERE due_at IS NOT NULL AND failures > 0)::text
-                AS failing`,
-    );
-    return { healthy: numberOf(row?.healthy) ?? undefined, failing: numberOf(row?.failing) ?? undefined };
+    const [row] = await this.#database.query<Record<Lane, string | null>>({
+      name: 'sending-next-due',
+      text: NEXT_DUE,
+    });
+    const dueAt = (lane: Lane) => numberOf(row?.[lane]) ?? undefined;
+    return { proven: dueAt('proven'), untried: dueAt('untried'), failing: dueAt('failing') };
   }
 
   /** Undefined for a server we have never had anything for. */

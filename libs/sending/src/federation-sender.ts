@@ -7,9 +7,10 @@ import type { ServerName } from '@exeunt/pdu';
 import type { CanonicalJson } from '@exeunt/signing';
 import {
   DestinationQueue,
+  type Delivery,
   type DestinationStatus,
+  type FailedAttempt,
   type FrozenTransaction,
-  type Lane,
   type PduError,
 } from './destination-queue.js';
 import {
@@ -20,6 +21,20 @@ import {
   type DestinationState,
   type Failure,
 } from './destination-state.js';
+import { JoinedWrites } from './joined-writes.js';
+import {
+  fullAllowance,
+  grown,
+  LANES,
+  limitOf,
+  mayBegin,
+  rewarded,
+  untilWorthALook,
+  used,
+  type Allowance,
+  type Lane,
+  type Limits,
+} from './lanes.js';
 import { pduErrorsOf, toRecordedText, transactionBody } from './transaction.js';
 
 /** What the sender needs of the federation client. */
@@ -48,7 +63,7 @@ export interface AttemptOutcome {
 }
 
 export interface FederationSenderOptions {
-  /** With the migration `Sending1700000000003`. */
+  /** With `sendingMigrations`. */
   readonly database: Database;
   /** Us: the `origin` of every transaction. */
   readonly serverName: ServerName;
@@ -60,7 +75,10 @@ export interface FederationSenderOptions {
    */
   readonly isAlone?: boolean;
   readonly bounds?: Partial<BackoffBounds>;
-  /** Destinations served at the same time; those that have been failing get at most half. Default 100. */
+  /**
+   * Destinations served at the same time; those that fail and those that nothing was ever delivered to get at most
+   * half each. Default 100.
+   */
   readonly concurrency?: number;
   /** When an attempt is given up. Default 60,000: later than the client's own limit. */
   readonly attemptTimeoutMs?: number;
@@ -81,6 +99,8 @@ export interface FederationSenderOptions {
 }
 
 const CLAIM_MARGIN_MS = 30_000;
+/** Outcomes recorded in one statement. */
+const MOST_RECORDED = 100;
 /** The pause after the database failed. */
 const TROUBLE_MS = 1_000;
 /** A due destination that another process is just taking must not make us spin. */
@@ -102,7 +122,11 @@ export class FederationSender {
   readonly #clock: Clock;
   readonly #news = new Alarm();
   readonly #end = new Alarm();
-  readonly #active = new Map<Promise<void>, Lane>();
+  readonly #active = new Set<Promise<void>>();
+  readonly #activeIn: Record<Lane, number> = { proven: 0, untried: 0, failing: 0 };
+  readonly #allowed: Record<'untried' | 'failing', Allowance>;
+  readonly #deliveries: JoinedWrites<Delivery>;
+  readonly #failures: JoinedWrites<FailedAttempt & { readonly recorded: () => void }>;
   /** What this process claimed and, for want of the database, could neither use nor give back. */
   readonly #lost: { readonly claim: string; readonly destination: string | undefined }[] = [];
   readonly #wakes = new Set<string>();
@@ -119,6 +143,18 @@ export class FederationSender {
     this.#bounds = { ...DEFAULT_BACKOFF, ...options.bounds };
     this.#clock = options.clock ?? systemClock;
     this.queue = new DestinationQueue(options.database);
+    const now = this.#clock.now();
+    this.#allowed = { untried: fullAllowance(now), failing: fullAllowance(now) };
+    this.#deliveries = new JoinedWrites(
+      (deliveries) => this.queue.delivered(deliveries, this.#clock.now()),
+      MOST_RECORDED,
+    );
+    this.#failures = new JoinedWrites(async (attempts) => {
+      const recorded = await this.queue.failed(attempts);
+      for (const attempt of attempts) {
+        if (recorded.has(attempt.transaction.destination)) attempt.recorded();
+      }
+    }, MOST_RECORDED);
   }
 
   /** Starts to send; does nothing while it does. */
@@ -138,7 +174,7 @@ export class FederationSender {
     this.#news.ring();
     this.#end.ring();
     await Promise.all([this.#running, this.#sweeping]);
-    await Promise.all(this.#active.keys());
+    await Promise.all(this.#active);
     this.#running = undefined;
   }
 
@@ -190,8 +226,7 @@ export class FederationSender {
         await this.#passOnWakes();
         // PGlite answers without the event loop turning: under load requests to us would wait for all of ours.
         await setImmediate();
-        const full = { healthy: await this.#begin('healthy'), failing: await this.#begin('failing') };
-        const waitMs = await this.#untilDue(full, pollMs);
+        const waitMs = await this.#untilDue(await this.#begin(), pollMs);
         if (!this.#stopping) await this.#news.wait(this.#clock, waitMs);
       } catch (cause) {
         this.#options.onProblem?.('look for due destinations', cause);
@@ -219,16 +254,15 @@ export class FederationSender {
     }
   }
 
-  /** Puts free workers to due destinations of a lane; true where it has no worker left. */
-  async #begin(lane: Lane): Promise<boolean> {
-    const limit = this.#freeWorkers(lane);
-    if (limit <= 0 || this.#stopping) return true;
+  /** Puts free workers to due destinations; gives how many more there may be at once. */
+  async #begin(): Promise<Limits> {
+    const limits = this.#mayBegin();
+    if (limits.all === 0 || this.#stopping) return limits;
     const now = this.#clock.now();
     const claim = randomUUID();
     const { transactions, looked } = await this.queue
       .claim({
-        lane,
-        limit,
+        limits,
         now,
         claimUntil: now + this.#attemptTimeoutMs + CLAIM_MARGIN_MS,
         claim,
@@ -239,8 +273,10 @@ export class FederationSender {
         this.#lost.push({ claim, destination: undefined });
         throw cause;
       });
+    this.#allowed.untried = used(this.#allowed.untried, looked.untried);
+    this.#allowed.failing = used(this.#allowed.failing, looked.failing);
     for (const transaction of transactions) {
-      const { destination } = transaction;
+      const { destination, lane } = transaction;
       const work: Promise<void> = this.#attempt(transaction)
         .catch((cause: unknown) => {
           this.#lost.push({ claim, destination });
@@ -248,32 +284,42 @@ export class FederationSender {
         })
         .finally(() => {
           this.#active.delete(work);
+          this.#activeIn[lane] -= 1;
           this.#news.ring();
         });
-      this.#active.set(work, lane);
+      this.#active.add(work);
+      this.#activeIn[lane] += 1;
     }
+    const left = this.#mayBegin();
     // Some of those that were looked at had nothing waiting: there may be more that are due.
-    if (looked === limit && transactions.length < limit) this.#news.ring();
-    return this.#freeWorkers(lane) <= 0;
+    const all = looked.proven + looked.untried + looked.failing;
+    const isMoreDue = (lane: Lane) => all === limits.all || looked[lane] >= limitOf(lane, limits);
+    if (LANES.some((lane) => looked[lane] > 0 && isMoreDue(lane) && limitOf(lane, left) > 0)) {
+      this.#news.ring();
+    }
+    return left;
   }
 
-  /** Those that fail hold a worker until the time-out, so they never get all of them. */
-  #freeWorkers(lane: Lane): number {
+  #mayBegin(): Limits {
+    const now = this.#clock.now();
+    this.#allowed.untried = grown(this.#allowed.untried, now);
+    this.#allowed.failing = grown(this.#allowed.failing, now);
     const { concurrency = 100 } = this.#options;
-    const free = concurrency - this.#active.size;
-    if (lane === 'healthy') return free;
-    const failing = [...this.#active.values()].filter((other) => other === 'failing').length;
-    return Math.min(free, Math.ceil(concurrency / 2) - failing);
+    return mayBegin({ concurrency, active: this.#activeIn, allowed: this.#allowed });
   }
 
-  async #untilDue(full: Readonly<Record<Lane, boolean>>, pollMs: number): Promise<number> {
-    if (full.healthy && full.failing) return pollMs;
+  async #untilDue(left: Limits, pollMs: number): Promise<number> {
+    if (left.all === 0) return pollMs;
     const due = await this.queue.nextDue();
-    const next = Math.min(
-      full.healthy ? Infinity : (due.healthy ?? Infinity),
-      full.failing ? Infinity : (due.failing ?? Infinity),
-    );
-    const waitMs = next - this.#clock.now();
+    const now = this.#clock.now();
+    const waits = LANES.map((lane) => {
+      const dueMs = (due[lane] ?? Infinity) - now;
+      if (limitOf(lane, left) > 0) return dueMs;
+      // Without a worker it has to wait for news, without an allowance for that to grow.
+      const growsMs = lane === 'proven' ? 0 : untilWorthALook(this.#allowed[lane]);
+      return growsMs > 0 ? Math.max(dueMs, growsMs) : Infinity;
+    });
+    const waitMs = Math.min(...waits);
     return Math.min(pollMs, waitMs > 0 ? waitMs : SHORTEST_WAIT_MS);
   }
 
@@ -290,7 +336,9 @@ export class FederationSender {
     };
     if (answer.ok && answer.status === 200) {
       const pduErrors = pduErrorsOf(transaction.pdus, answer.body);
-      await this.#record(() => this.queue.delivered(transaction, pduErrors, now));
+      await this.#record(() => this.#deliveries.add({ transaction, errors: pduErrors }));
+      if (transaction.lane !== 'proven')
+        this.#allowed[transaction.lane] = rewarded(this.#allowed[transaction.lane]);
       this.#options.onOutcome?.({ ...about, outcome: 'delivered', pduErrors });
       return;
     }
@@ -345,7 +393,9 @@ export class FederationSender {
       );
       if (state.kind !== 'backing-off' && state.kind !== 'parked')
         throw new Error(`${state.kind} after a failure`);
-      if (await this.queue.failed(transaction, before, state, error)) return;
+      let isRecorded = false;
+      await this.#failures.add({ transaction, before, state, error, recorded: () => (isRecorded = true) });
+      if (isRecorded) return;
     }
   }
 
