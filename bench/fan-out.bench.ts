@@ -283,8 +283,8 @@ async function amongTheDead() {
   await stopProfile?.();
   const retries = failed;
   const memory = await watchMemory();
-  await database.query(`DELETE FROM sender_queue WHERE destination <> ALL($1::text[])`, [live]);
   await database.query(`DELETE FROM sender_destinations WHERE destination <> ALL($1::text[])`, [live]);
+  await database.query(`DELETE FROM sender_queue WHERE destination <> ALL($1::text[])`, [live]);
   await delay(1_000);
   const after = await stream('no dead servers again', streamSeconds);
   const baseline = (alone.perSecond + after.perSecond) / 2;

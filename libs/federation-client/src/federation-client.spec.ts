@@ -125,6 +125,24 @@ describe('a request', () => {
     expect(ports.size).toBeLessThanOrEqual(2);
   });
 
+  it('is kept alive whatever number of others cannot be reached meanwhile', async () => {
+    const peer = await startPeer();
+    const ports: (number | undefined)[] = [];
+    peer.on('GET', '/_matrix/federation/v1/version', (_, response) => {
+      ports.push(response.socket?.remotePort);
+      respond(response, 200, {});
+    });
+    const client = await startClient(peer, { maxPeers: 2 });
+
+    await client.version(peer.name);
+    for (const port of [1, 2, 3]) {
+      expect(await client.version(name(`127.0.0.1:${port}`))).toMatchObject({ kind: 'unreachable' });
+    }
+    await client.version(peer.name);
+
+    expect(ports[1]).toBe(ports[0]);
+  });
+
   it('waits when the peer has as many as it may', async () => {
     const peer = await startPeer();
     let open = 0;

@@ -62,7 +62,7 @@ export interface FederationClientOptions {
   readonly maxBodyBytes?: number;
   /** Most connections to one peer at a time; further requests wait for one. 6 unless told. */
   readonly maxConnectionsPerPeer?: number;
-  /** Most peers whose connections are kept; that of the peer not used for longest is closed. 512 unless told. */
+  /** Most peers whose connections are kept; that of the peer not used for longest is closed. 2,048 unless told. */
   readonly maxPeers?: number;
 }
 
@@ -128,7 +128,7 @@ interface FederationRequest {
 export class FederationClient {
   readonly #dependencies: FederationClientDependencies;
   readonly #poolOptions: PeerPoolOptions;
-  readonly #pools: LRUCache<string, PeerPool>;
+  readonly #pools: LRUCache<string, PooledPeer>;
   readonly #health: TargetHealth;
   #isClosed = false;
 
@@ -145,7 +145,7 @@ export class FederationClient {
       connections: options.maxConnectionsPerPeer ?? 6,
       onRefused: (host, address) => dependencies.onRefusedAddress?.({ purpose: 'request', host, address }),
     };
-    const maxPeers = options.maxPeers ?? 512;
+    const maxPeers = options.maxPeers ?? 2048;
     this.#pools = new LRUCache({
       max: maxPeers,
       // Closing waits for the requests under way; they end by their own timeout.
@@ -431,14 +431,16 @@ export class FederationClient {
     { method, uri, headers, body, signal }: OutgoingRequest,
     connectWithinMs: number | undefined,
   ): Promise<Dispatcher.ResponseData> {
-    const peer = this.#poolOf(target);
-    const leaving = new AbortController();
+    const key = JSON.stringify([target.host, target.port, target.certificateName, target.hostHeader]);
+    const peer = this.#poolOf(key, target);
+    peer.requests += 1;
+    const leaving = connectWithinMs === undefined ? undefined : new AbortController();
     const sent = peer.pool.request({
       method,
       path: uri,
       headers: { ...headers, host: target.hostHeader },
       ...(body === undefined ? {} : { body }),
-      signal: AbortSignal.any([signal, leaving.signal]),
+      signal: leaving === undefined ? signal : AbortSignal.any([signal, leaving.signal]),
       // The whole request has one time limit, held above.
       headersTimeout: 0,
       bodyTimeout: 0,
@@ -451,7 +453,7 @@ export class FederationClient {
           // With a connection open the request may be on its way.
           if (peer.isConnected()) return;
           // An aborted request is not sent, but undici says so only when a connection has come about or not.
-          leaving.abort();
+          leaving?.abort();
           reject(
             new NotConnected(remoteError('timeout', `no connection within ${Math.ceil(connectWithinMs)} ms`)),
           );
@@ -462,17 +464,25 @@ export class FederationClient {
       throw wasNotSent(thrown) ? new NotConnected(remoteErrorOf(thrown)) : thrown;
     } finally {
       clearTimeout(timer);
+      peer.requests -= 1;
+      // Thousands of dead servers must not take the place of connections to live ones.
+      const isIdle = peer.requests === 0 && !peer.isConnected();
+      if (isIdle && this.#pools.peek(key) === peer) this.#pools.delete(key);
     }
   }
 
-  #poolOf(target: Target): PeerPool {
-    const key = JSON.stringify([target.host, target.port, target.certificateName, target.hostHeader]);
+  #poolOf(key: string, target: Target): PooledPeer {
     const known = this.#pools.get(key);
     if (known !== undefined) return known;
-    const pool = poolFor(target, this.#poolOptions);
-    this.#pools.set(key, pool);
-    return pool;
+    const peer = { ...poolFor(target, this.#poolOptions), requests: 0 };
+    this.#pools.set(key, peer);
+    return peer;
   }
+}
+
+interface PooledPeer extends PeerPool {
+  /** Under way, or waiting for a connection. */
+  requests: number;
 }
 
 /** A request as it goes to whichever target. */

@@ -115,6 +115,24 @@ interface Frozen {
   readonly seqs: readonly string[];
   readonly lane: Lane;
   readonly before: Failing | undefined;
+  /** Of one that is frozen just now; of an older one they are read. */
+  readonly places?: readonly Place[];
+}
+
+/** A row of `sender_queue`. */
+interface Place {
+  readonly seq: string;
+  readonly pdu_id: string;
+  readonly accepted_at: string;
+}
+
+/** With lists as texts with commas between, which are read faster than arrays. */
+interface FrozenRow {
+  readonly destination: string;
+  readonly txn_id: string;
+  readonly seqs: string;
+  readonly pdu_ids: string;
+  readonly accepted_at: string;
 }
 
 const dueOf = (lane: Lane, limit: string): string =>
@@ -138,16 +156,19 @@ const CLAIM = `
 
 const FREEZE = `
   WITH oldest AS MATERIALIZED (
-    SELECT m.destination, m.txn_id, array_agg(q.seq ORDER BY q.seq) AS seqs
+    SELECT m.destination, m.txn_id, array_agg(q.seq ORDER BY q.seq) AS seqs,
+           string_agg(q.pdu_id::text, ',' ORDER BY q.seq) AS pdu_ids,
+           string_agg(q.accepted_at::text, ',' ORDER BY q.seq) AS accepted_at
       FROM unnest($1::text[], $2::text[]) AS m(destination, txn_id)
      CROSS JOIN LATERAL (
-       SELECT seq FROM sender_queue WHERE destination = m.destination ORDER BY seq LIMIT ${MAX_PDUS}
+       SELECT seq, pdu_id, accepted_at FROM sender_queue
+        WHERE destination = m.destination ORDER BY seq LIMIT ${MAX_PDUS}
      ) AS q
      GROUP BY m.destination, m.txn_id
   )
   UPDATE sender_destinations AS d SET txn_id = o.txn_id, txn_at = $3::bigint, txn_seqs = o.seqs
     FROM oldest AS o WHERE d.destination = o.destination
-  RETURNING d.destination, d.txn_id, array_to_string(d.txn_seqs, ',') AS seqs`;
+  RETURNING d.destination, d.txn_id, array_to_string(d.txn_seqs, ',') AS seqs, o.pdu_ids, o.accepted_at`;
 
 const NEXT_DUE = `SELECT ${LANES.map(
   (lane) =>
@@ -240,24 +261,26 @@ export class DestinationQueue {
 
   async #enqueuePart(messages: readonly OutboundPdu[], now: number): Promise<number> {
     return await this.#database.transaction(async (tx) => {
-      const news = await tx.query<{ id: string }>(
-        `INSERT INTO sender_messages (id, seen_at)
+      const news = await tx.query<{ id: string }>({
+        name: 'sending-take-in',
+        text: `INSERT INTO sender_messages (id, seen_at)
          SELECT id, $2::bigint FROM unnest($1::text[]) AS m(id) ORDER BY id COLLATE "C"
          ON CONFLICT DO NOTHING RETURNING id`,
-        [messages.map((message) => message.id), String(now)],
-      );
+        values: [messages.map((message) => message.id), String(now)],
+      });
       const unseen = new Set(news.map((row) => row.id));
       // A message that is twice in this batch counts once, and where it came first.
       const fresh = messages.filter((message) => unseen.delete(message.id));
       if (fresh.length === 0) return 0;
 
-      await tx.query(
-        `INSERT INTO sender_destinations AS d (destination, due_at)
+      await tx.query({
+        name: 'sending-make-due',
+        text: `INSERT INTO sender_destinations AS d (destination, due_at)
          SELECT destination, $2::bigint FROM unnest($1::text[]) AS m(destination)
           ORDER BY destination COLLATE "C"
          ON CONFLICT (destination) DO UPDATE SET due_at = excluded.due_at WHERE d.due_at IS NULL`,
-        [[...new Set(fresh.flatMap((message) => message.destinations))], String(now)],
-      );
+        values: [[...new Set(fresh.flatMap((message) => message.destinations))], String(now)],
+      });
 
       const pdus = [
         ...new Map(fresh.map((message) => [nameOf(message.roomId, message.eventId), message])).values(),
@@ -278,18 +301,20 @@ export class DestinationQueue {
       );
       const ids = new Map(stored.map((row) => [nameOf(row.room_id, row.event_id), row.id]));
 
-      const rows = fresh.flatMap(({ roomId, eventId, destinations }) =>
-        destinations.map((destination) => ({ destination, pduId: ids.get(nameOf(roomId, eventId)) })),
-      );
+      const rows = fresh.flatMap(({ roomId, eventId, destinations }) => {
+        const pduId = ids.get(nameOf(roomId, eventId));
+        return destinations.map((destination) => ({ destination, pduId }));
+      });
       // The sequence is drawn in the order of the rows as they are sorted.
-      await tx.query(
-        `INSERT INTO sender_queue (destination, pdu_id, accepted_at)
+      await tx.query({
+        name: 'sending-queue',
+        text: `INSERT INTO sender_queue (destination, pdu_id, accepted_at)
          SELECT destination, pdu_id, $3::bigint
            FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS m(destination, pdu_id, place)
           ORDER BY place
          ON CONFLICT (pdu_id, destination) DO NOTHING`,
-        [rows.map((row) => row.destination), rows.map((row) => row.pduId), String(now)],
-      );
+        values: [rows.map((row) => row.destination), rows.map((row) => row.pduId), String(now)],
+      });
       return fresh.length;
     });
   }
@@ -328,15 +353,21 @@ export class DestinationQueue {
         ],
       });
       const thawed = rows.filter((row) => row.txn_id === null).map((row) => row.destination);
-      const fresh = new Map<string, { readonly txnId: string; readonly seqs: readonly string[] }>();
+      const fresh = new Map<string, Pick<Frozen, 'txnId' | 'seqs' | 'places'>>();
       if (thawed.length > 0) {
-        const found = await tx.query<{ destination: string; txn_id: string; seqs: string }>({
+        const found = await tx.query<FrozenRow>({
           name: 'sending-freeze',
           text: FREEZE,
           values: [thawed, thawed.map(() => newTxnId()), String(now)],
         });
-        for (const { destination, txn_id, seqs } of found) {
-          fresh.set(destination, { txnId: txn_id, seqs: seqs.split(',') });
+        for (const row of found) {
+          const [seqs, pduIds, times] = [
+            row.seqs.split(','),
+            row.pdu_ids.split(','),
+            row.accepted_at.split(','),
+          ];
+          const places = seqs.map((seq, at) => ({ seq, pdu_id: pduIds[at]!, accepted_at: times[at]! }));
+          fresh.set(row.destination, { txnId: row.txn_id, seqs, places });
         }
       }
       const claimed: Frozen[] = [];
@@ -373,36 +404,16 @@ export class DestinationQueue {
     onProblem: (what: string, cause: unknown) => void,
   ): Promise<readonly FrozenTransaction[]> {
     if (frozen.length === 0) return [];
-    const places = await this.#database.query<{
-      destination: string;
-      seq: string;
-      pdu_id: string;
-      accepted_at: string;
-    }>(
-      `SELECT q.destination, q.seq::text AS seq, q.pdu_id::text AS pdu_id, q.accepted_at::text AS accepted_at
-         FROM unnest($1::text[], $2::bigint[]) AS m(destination, seq)
-         JOIN sender_queue q ON q.destination = m.destination AND q.seq = m.seq
-        ORDER BY q.destination, q.seq`,
-      [
-        frozen.flatMap(({ destination, seqs }) => seqs.map(() => destination)),
-        frozen.flatMap(({ seqs }) => [...seqs]),
-      ],
-    );
-    const pdus = await this.#pdusOf(new Set(places.map((place) => place.pdu_id)), onProblem);
-    const queued = new Map<string, QueuedPdu[]>();
-    for (const { destination, seq, pdu_id, accepted_at } of places) {
-      const row = pdus.get(pdu_id);
-      if (row === undefined) continue;
-      const list = queued.get(destination) ?? [];
-      list.push({
-        seq,
-        ...row,
-        queuedAt: Number(accepted_at),
+    const read = await this.#placesOf(frozen.filter((one) => one.places === undefined));
+    const placesOf = (one: Frozen) => one.places ?? read.get(one.destination) ?? [];
+    const ids = new Set(frozen.flatMap((one) => placesOf(one).map((place) => place.pdu_id)));
+    const pdus = await this.#pdusOf(ids, onProblem);
+    return frozen.flatMap((one) => {
+      const { destination, txnId, frozenAt, seqs, lane, before } = one;
+      const list = placesOf(one).flatMap(({ seq, pdu_id, accepted_at }): QueuedPdu[] => {
+        const stored = pdus.get(pdu_id);
+        return stored === undefined ? [] : [{ seq, ...stored, queuedAt: Number(accepted_at) }];
       });
-      queued.set(destination, list);
-    }
-    return frozen.flatMap(({ destination, txnId, frozenAt, seqs, lane, before }) => {
-      const list = queued.get(destination) ?? [];
       const server = parseServerName(destination);
       // A transaction that is not whole must not go out under its ID.
       if (server === undefined || list.length !== seqs.length) {
@@ -414,6 +425,29 @@ export class DestinationQueue {
     });
   }
 
+  async #placesOf(frozen: readonly Frozen[]): Promise<ReadonlyMap<string, readonly Place[]>> {
+    const places = new Map<string, Place[]>();
+    if (frozen.length === 0) return places;
+    const rows = await this.#database.query<Place & { readonly destination: string }>({
+      name: 'sending-places',
+      text: `SELECT q.destination, q.seq::text AS seq, q.pdu_id::text AS pdu_id, q.accepted_at::text AS accepted_at
+         FROM unnest($1::text[], $2::bigint[]) AS m(destination, seq)
+         JOIN sender_queue q ON q.destination = m.destination AND q.seq = m.seq
+        ORDER BY q.destination, q.seq`,
+      values: [
+        frozen.flatMap(({ destination, seqs }) => seqs.map(() => destination)),
+        frozen.flatMap(({ seqs }) => [...seqs]),
+      ],
+    });
+    for (const row of rows) {
+      const list = places.get(row.destination);
+      if (list === undefined) places.set(row.destination, [row]);
+      else list.push(row);
+    }
+    return places;
+  }
+
+  /** Each PDU is read once, however many destinations wait for it. */
   async #pdusOf(
     ids: ReadonlySet<string>,
     onProblem: (what: string, cause: unknown) => void,

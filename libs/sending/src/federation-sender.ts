@@ -23,6 +23,7 @@ import {
 } from './destination-state.js';
 import { JoinedWrites } from './joined-writes.js';
 import {
+  DOUBTFUL,
   fullAllowance,
   grown,
   LANES,
@@ -32,6 +33,7 @@ import {
   untilWorthALook,
   used,
   type Allowance,
+  type DoubtfulLane,
   type Lane,
   type Limits,
 } from './lanes.js';
@@ -124,7 +126,7 @@ export class FederationSender {
   readonly #end = new Alarm();
   readonly #active = new Set<Promise<void>>();
   readonly #activeIn: Record<Lane, number> = { proven: 0, untried: 0, failing: 0 };
-  readonly #allowed: Record<'untried' | 'failing', Allowance>;
+  readonly #allowed: Record<DoubtfulLane, Allowance>;
   readonly #deliveries: JoinedWrites<Delivery>;
   readonly #failures: JoinedWrites<FailedAttempt & { readonly recorded: () => void }>;
   /** What this process claimed and, for want of the database, could neither use nor give back. */
@@ -254,10 +256,10 @@ export class FederationSender {
     }
   }
 
-  /** Puts free workers to due destinations; gives how many more there may be at once. */
-  async #begin(): Promise<Limits> {
+  /** Puts free workers to due destinations; gives what more may be begun and of which lanes there is more. */
+  async #begin(): Promise<{ readonly left: Limits; readonly isMoreDue: (lane: Lane) => boolean }> {
     const limits = this.#mayBegin();
-    if (limits.all === 0 || this.#stopping) return limits;
+    if (limits.all === 0 || this.#stopping) return { left: limits, isMoreDue: () => true };
     const now = this.#clock.now();
     const claim = randomUUID();
     const { transactions, looked } = await this.queue
@@ -297,7 +299,7 @@ export class FederationSender {
     if (LANES.some((lane) => looked[lane] > 0 && isMoreDue(lane) && limitOf(lane, left) > 0)) {
       this.#news.ring();
     }
-    return left;
+    return { left, isMoreDue };
   }
 
   #mayBegin(): Limits {
@@ -308,19 +310,26 @@ export class FederationSender {
     return mayBegin({ concurrency, active: this.#activeIn, allowed: this.#allowed });
   }
 
-  async #untilDue(left: Limits, pollMs: number): Promise<number> {
+  /** `left`: what more may be begun now. `isMoreDue`: the lanes of which the last look has left some. */
+  async #untilDue(
+    { left, isMoreDue }: { readonly left: Limits; readonly isMoreDue: (lane: Lane) => boolean },
+    pollMs: number,
+  ): Promise<number> {
+    // Without a worker there is nothing to do before one is free.
     if (left.all === 0) return pollMs;
-    const due = await this.queue.nextDue();
     const now = this.#clock.now();
-    const waits = LANES.map((lane) => {
-      const dueMs = (due[lane] ?? Infinity) - now;
-      if (limitOf(lane, left) > 0) return dueMs;
-      // Without a worker it has to wait for news, without an allowance for that to grow.
-      const growsMs = lane === 'proven' ? 0 : untilWorthALook(this.#allowed[lane]);
-      return growsMs > 0 ? Math.max(dueMs, growsMs) : Infinity;
-    });
-    const waitMs = Math.min(...waits);
-    return Math.min(pollMs, waitMs > 0 ? waitMs : SHORTEST_WAIT_MS);
+    const waits = DOUBTFUL.filter((lane) => isMoreDue(lane) && left[lane] === 0)
+      .map((lane) => untilWorthALook(this.#allowed[lane]))
+      .filter((growsMs) => growsMs > 0);
+    // While attempts are under way it looks at each that ends; asking each time as well when is next would cost more.
+    if (this.#active.size === 0) {
+      const due = await this.queue.nextDue();
+      for (const lane of LANES) {
+        const dueMs = (due[lane] ?? Infinity) - now;
+        if (limitOf(lane, left) > 0) waits.push(dueMs > 0 ? dueMs : SHORTEST_WAIT_MS);
+      }
+    }
+    return Math.min(pollMs, ...waits);
   }
 
   async #attempt(transaction: FrozenTransaction): Promise<void> {

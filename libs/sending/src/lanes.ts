@@ -6,6 +6,10 @@ export type Lane = 'proven' | 'untried' | 'failing';
 
 export const LANES = ['proven', 'untried', 'failing'] as const satisfies readonly Lane[];
 
+/** Lanes whose attempts may well go nowhere. */
+export const DOUBTFUL = ['untried', 'failing'] as const satisfies readonly Lane[];
+export type DoubtfulLane = (typeof DOUBTFUL)[number];
+
 /** Attempts that may be begun at destinations of a doubtful lane. */
 export interface Allowance {
   readonly attempts: number;
@@ -14,10 +18,10 @@ export interface Allowance {
 }
 
 /**
- * Attempts a second at the destinations of one doubtful lane that go nowhere, whatever there are of them: each costs
- * about what a delivery costs. Those that are delivered are free.
+ * Attempts a second at the destinations of one doubtful lane that go nowhere, however many there are: each costs more
+ * than a delivery. Those that are delivered are free.
  */
-const FRUITLESS_PER_SECOND = 100;
+const FRUITLESS_PER_SECOND = 50;
 /** The allowance of a second in which nothing was begun. */
 const MOST_ALLOWED = 100;
 /** What a delivery adds: itself, and one more, so that servers which all are there are soon sent to at full speed. */
@@ -66,14 +70,14 @@ export function mayBegin(facts: {
   readonly concurrency: number;
   /** Attempts under way. */
   readonly active: Readonly<Record<Lane, number>>;
-  readonly allowed: Readonly<Record<'untried' | 'failing', Allowance>>;
+  readonly allowed: Readonly<Record<DoubtfulLane, Allowance>>;
 }): Limits {
   const { concurrency, active, allowed } = facts;
   const all = Math.max(0, concurrency - active.proven - active.untried - active.failing);
   const half = Math.ceil(concurrency / 2);
   const ofBoth = Math.ceil((concurrency * 3) / 4) - active.untried - active.failing;
   const doubtful = Math.max(0, Math.min(all, ofBoth));
-  const share = (lane: 'untried' | 'failing'): number =>
+  const share = (lane: DoubtfulLane): number =>
     Math.max(0, Math.min(doubtful, half - active[lane], Math.floor(allowed[lane].attempts)));
   return { all, doubtful, untried: share('untried'), failing: share('failing') };
 }
