@@ -72,6 +72,8 @@ interface Rate {
   /** CPU time a delivery. */
   readonly cpuMicros: Readonly<Record<'sender' | 'postgres' | 'peers', number>>;
   readonly shareOfMachine: number;
+  /** Made while it was measured. */
+  readonly connections: number;
 }
 
 const postgres = await postgresForBench();
@@ -223,6 +225,7 @@ async function compared(kind: 'many' | 'cold' | 'few', servers: readonly ServerN
     ratio: value / baseline,
     all: ours.map(({ perSecond }) => Math.round(perSecond)),
     cpuMicros: oursIs.cpuMicros,
+    connections: oursIs.connections,
     bareCpuMicros: theirsIs.cpuMicros,
     shareOfMachine: oursIs.shareOfMachine,
   };
@@ -238,11 +241,8 @@ async function measured(messages: readonly OutboundPdu[], work: () => Promise<vo
   const postgresSeconds = cpuSecondsOf(postgres) - before.postgres;
   const count = (await peers.ask({ kind: 'count', forget: true })) as PeersCount;
   checked(count, deliveries);
-  return rateOf(deliveries, elapsedMs, {
-    sender: (user + system) / 1e6,
-    postgres: postgresSeconds,
-    peers: count.cpuSeconds,
-  });
+  const cpuSeconds = { sender: (user + system) / 1e6, postgres: postgresSeconds, peers: count.cpuSeconds };
+  return rateOf(deliveries, elapsedMs, cpuSeconds, count.connections);
 }
 
 function checked(count: PeersCount, deliveries: number): void {
@@ -250,13 +250,19 @@ function checked(count: PeersCount, deliveries: number): void {
   if (areChecking && !isRight) throw new Error(`${deliveries} deliveries: ${JSON.stringify(count)}`);
 }
 
-function rateOf(deliveries: number, elapsedMs: number, cpuSeconds: Rate['cpuMicros']): Rate {
+function rateOf(
+  deliveries: number,
+  elapsedMs: number,
+  cpuSeconds: Rate['cpuMicros'],
+  connections: number,
+): Rate {
   const micros = (seconds: number): number => (seconds * 1e6) / deliveries;
   const { sender, postgres, peers } = cpuSeconds;
   return {
     perSecond: (deliveries / elapsedMs) * 1000,
     elapsedMs,
     cpuMicros: { sender: micros(sender), postgres: micros(postgres), peers: micros(peers) },
+    connections,
     shareOfMachine: (sender + postgres + peers) / ((elapsedMs / 1000) * availableParallelism()),
   };
 }
@@ -329,11 +335,8 @@ async function stream(what: string, seconds: number): Promise<Rate> {
   const postgresSeconds = cpuSecondsOf(postgres) - start.postgres;
   const count = (await peers.ask({ kind: 'count', forget: false })) as PeersCount;
   checked(count, queued);
-  const rate = rateOf(queued, elapsedMs, {
-    sender: (user + system) / 1e6,
-    postgres: postgresSeconds,
-    peers: count.cpuSeconds,
-  });
+  const cpuSeconds = { sender: (user + system) / 1e6, postgres: postgresSeconds, peers: count.cpuSeconds };
+  const rate = rateOf(queued, elapsedMs, cpuSeconds, count.connections);
   progress(`${what}: ${rate.perSecond.toFixed(0)}/s; ${words(rate)}`);
   return rate;
 }
@@ -433,10 +436,10 @@ function nearest(rates: readonly Rate[], perSecond: number): Rate {
   return rates.toSorted((a, b) => away(a) - away(b))[0]!;
 }
 
-function words({ cpuMicros: { sender, postgres, peers }, shareOfMachine }: Rate): string {
+function words({ cpuMicros: { sender, postgres, peers }, shareOfMachine, connections }: Rate): string {
   return (
     `CPU a delivery: sender ${sender.toFixed(0)} µs, PostgreSQL ${postgres.toFixed(0)} µs, ` +
-    `peers ${peers.toFixed(0)} µs: ${(shareOfMachine * 100).toFixed(0)} % of all cores`
+    `peers ${peers.toFixed(0)} µs: ${(shareOfMachine * 100).toFixed(0)} % of all cores; ${connections} connections made`
   );
 }
 

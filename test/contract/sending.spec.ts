@@ -592,7 +592,7 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
           let at = 1;
           while ((await kill(at)) >= at) at += 1;
           // Two batches taken in, two transactions to each of two servers, one of them twice.
-        expect(at).toBeGreaterThan(40);
+          expect(at).toBeGreaterThan(40);
         },
         180_000,
       );
