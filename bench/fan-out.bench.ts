@@ -59,6 +59,8 @@ const CONCURRENCY = 100;
 const BATCH = 100;
 /** Deliveries under way in a stream, in leaves: the next leave comes when fewer are left. */
 const STREAM_AHEAD = 2;
+/** How long the dead have to be first met; by then many are retried, and the others are still to be met. */
+const UNTIL_RETRIED_MS = 20_000;
 /** Kept-alive connections end after four seconds. */
 const UNTIL_COLD_MS = 5_000;
 
@@ -277,9 +279,9 @@ async function amongTheDead() {
   const met = await stream('dead servers are first met', streamSeconds);
   const unmet =
     'SELECT count(*)::int AS unmet FROM sender_destinations WHERE failures = 0 AND due_at IS NOT NULL';
-  for (const until = performance.now() + 120_000; performance.now() < until; await delay(500)) {
+  for (const until = performance.now() + UNTIL_RETRIED_MS; performance.now() < until; await delay(500)) {
     const [row] = await database.query<{ unmet: number }>(unmet);
-    // What hangs is a tenth, and held for the time-out; the others have been tried.
+    // What hangs is a tenth, and held for the time-out; the others have been tried. More may still be to come.
     if (row!.unmet <= deadCount / 10) break;
   }
   progress(`${failed} attempts have failed`);

@@ -127,6 +127,7 @@ export class FederationSender {
   readonly #active = new Set<Promise<void>>();
   readonly #activeIn: Record<Lane, number> = { proven: 0, untried: 0, failing: 0 };
   readonly #allowed: Record<DoubtfulLane, Allowance>;
+  #isCrowded = false;
   readonly #deliveries: JoinedWrites<Delivery>;
   readonly #failures: JoinedWrites<FailedAttempt & { readonly recorded: () => void }>;
   /** What this process claimed and, for want of the database, could neither use nor give back. */
@@ -292,6 +293,7 @@ export class FederationSender {
       this.#active.add(work);
       this.#activeIn[lane] += 1;
     }
+    this.#isCrowded = looked.proven > 0 && looked.proven + looked.untried + looked.failing >= limits.all;
     const left = this.#mayBegin();
     // Some of those that were looked at had nothing waiting: there may be more that are due.
     const all = looked.proven + looked.untried + looked.failing;
@@ -307,7 +309,8 @@ export class FederationSender {
     this.#allowed.untried = grown(this.#allowed.untried, now);
     this.#allowed.failing = grown(this.#allowed.failing, now);
     const { concurrency = 100 } = this.#options;
-    return mayBegin({ concurrency, active: this.#activeIn, allowed: this.#allowed });
+    const isCrowded = this.#isCrowded;
+    return mayBegin({ concurrency, active: this.#activeIn, allowed: this.#allowed, isCrowded });
   }
 
   /** `left`: what more may be begun now. `isMoreDue`: the lanes of which the last look has left some. */

@@ -27,7 +27,7 @@ describe('how many attempts may be begun', () => {
     ['proven ones have nearly all', { ...none, proven: 97 }, { all: 3, doubtful: 3, untried: 3, failing: 3 }],
     ['there is no worker left', { ...none, proven: 100 }, { all: 0, doubtful: 0, untried: 0, failing: 0 }],
   ])('where %s', (_, active, limits) => {
-    expect(mayBegin({ concurrency: 100, active, allowed: full })).toEqual(limits);
+    expect(mayBegin({ concurrency: 100, active, allowed: full, isCrowded: false })).toEqual(limits);
   });
 
   it.each([
@@ -35,12 +35,27 @@ describe('how many attempts may be begun', () => {
     [2, { all: 2, doubtful: 2, untried: 1, failing: 1 }],
     [4, { all: 4, doubtful: 3, untried: 2, failing: 2 }],
   ])('of %i workers', (concurrency, limits) => {
-    expect(mayBegin({ concurrency, active: none, allowed: full })).toEqual(limits);
+    expect(mayBegin({ concurrency, active: none, allowed: full, isCrowded: false })).toEqual(limits);
   });
 
   it('at a doubtful lane is no more than is allowed, and another has what it is allowed', () => {
     const allowed = { ...full, failing: { attempts: 2.9, at: now } };
-    expect(mayBegin({ concurrency: 100, active: none, allowed })).toMatchObject({ untried: 50, failing: 2 });
+    expect(mayBegin({ concurrency: 100, active: none, allowed, isCrowded: false })).toMatchObject({
+      untried: 50,
+      failing: 2,
+    });
+  });
+
+  it.each([
+    [100, 6],
+    [32, 2],
+    [20, 1],
+    [1, 1],
+    [0, 0],
+  ])('where proven ones wait for %i free workers is one in sixteen for the doubtful', (free, doubtful) => {
+    const active = { ...none, proven: 100 - free };
+    const limits = mayBegin({ concurrency: 100, active, allowed: full, isCrowded: true });
+    expect(limits).toEqual({ all: free, doubtful, untried: doubtful, failing: doubtful });
   });
 
   it('leaves a quarter of the workers to proven ones, whatever has happened', () => {
@@ -50,7 +65,7 @@ describe('how many attempts may be begun', () => {
         fc.integer({ min: 1, max: 200 }),
         fc.record({ proven: count, untried: count, failing: count }),
         (concurrency, active) => {
-          const limits = mayBegin({ concurrency, active, allowed: full });
+          const limits = mayBegin({ concurrency, active, allowed: full, isCrowded: false });
           const doubtful = active.untried + active.failing + limits.doubtful;
           expect(doubtful).toBeLessThanOrEqual(
             Math.max(active.untried + active.failing, Math.ceil((concurrency * 3) / 4)),

@@ -65,18 +65,22 @@ export interface Limits {
 /**
  * How many attempts may be begun now. One that hangs holds a worker until the time-out, so the doubtful lanes never
  * have more than half of the workers each, and three quarters together: some are always there for servers that answer.
+ * Where proven ones wait for a worker, one in sixteen free ones is for the doubtful, and never none.
  */
 export function mayBegin(facts: {
   readonly concurrency: number;
   /** Attempts under way. */
   readonly active: Readonly<Record<Lane, number>>;
   readonly allowed: Readonly<Record<DoubtfulLane, Allowance>>;
+  /** Whether the last look had too few workers for all that were due. */
+  readonly isCrowded: boolean;
 }): Limits {
-  const { concurrency, active, allowed } = facts;
+  const { concurrency, active, allowed, isCrowded } = facts;
   const all = Math.max(0, concurrency - active.proven - active.untried - active.failing);
   const half = Math.ceil(concurrency / 2);
   const ofBoth = Math.ceil((concurrency * 3) / 4) - active.untried - active.failing;
-  const doubtful = Math.max(0, Math.min(all, ofBoth));
+  const most = isCrowded ? Math.max(1, Math.floor(all / 16)) : all;
+  const doubtful = Math.max(0, Math.min(all, most, ofBoth));
   const share = (lane: DoubtfulLane): number =>
     Math.max(0, Math.min(doubtful, half - active[lane], Math.floor(allowed[lane].attempts)));
   return { all, doubtful, untried: share('untried'), failing: share('failing') };

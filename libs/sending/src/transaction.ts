@@ -41,9 +41,16 @@ export function canonicalPdu(text: string): CanonicalJson {
 export function pduErrorsOf(pdus: FrozenTransaction['pdus'], answer: JsonObject): PduError[] {
   const results = memberOf(answer, 'pdus');
   if (!isJsonObject(results)) return [];
+  // Nearly always there is none, and then nothing has to be looked up.
+  const refused = new Map(
+    Object.entries(results).flatMap(([eventId, result]) => {
+      const error = isJsonObject(result) ? memberOf(result, 'error') : undefined;
+      return error === undefined ? [] : [[eventId, error] as const];
+    }),
+  );
+  if (refused.size === 0) return [];
   return pdus.flatMap(({ roomId, eventId }) => {
-    const result = memberOf(results, eventId);
-    const error = isJsonObject(result) ? memberOf(result, 'error') : undefined;
+    const error = refused.get(eventId);
     if (error === undefined) return [];
     const text = typeof error === 'string' ? error : 'an error that is not a text';
     return [{ roomId, eventId, error: toRecordedText(text) }];
