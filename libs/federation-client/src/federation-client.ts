@@ -255,8 +255,9 @@ export class FederationClient {
   }
 
   /**
-   * `PUT v1/send/{txnId}` with `{origin, origin_server_ts, pdus, edus?}`, which goes out as the bytes given; the answer is `{pdus: {eventId: {} |
-   * {error}}}`, unchecked. Repeat it with the same ID and body until the result is ok. (TX-01 to TX-04)
+   * `PUT v1/send/{txnId}` with `{origin, origin_server_ts, pdus, edus?}`, which goes out as the bytes given; the
+   * answer is `{pdus: {eventId: {} | {error}}}`, unchecked. Repeat it with the same ID and body until the result is
+   * ok. (TX-01 to TX-04)
    */
   sendTransaction(
     server: ServerName,

@@ -3,8 +3,8 @@ import { parseServerName, type ServerName } from '@exeunt/pdu';
 import type { CanonicalJson } from '@exeunt/signing';
 import { LRUCache } from 'lru-cache';
 import type { DestinationState, Failing } from './destination-state.js';
-import type { OutboundPdu } from './outbound-pdu.js';
 import { LANES, type Lane, type Limits } from './lanes.js';
+import type { OutboundPdu } from './outbound-pdu.js';
 import { canonicalPdu } from './transaction.js';
 
 /** A transaction as it goes out, the first time and every time until its 200. (TX-03, TX-04) */
@@ -322,9 +322,9 @@ export class DestinationQueue {
   /**
    * Takes destinations that are due, of each lane those that have been for longest, and gives what each has to be
    * sent: the transaction that is frozen, or else one frozen now from the oldest PDUs. Those of the doubtful lanes come
-   * first, up to their limits, the proven ones get all that is left. Until `claimUntil`, or until
-   * an outcome is recorded, nobody else gets them. Destinations that turn out to have nothing waiting are put to rest.
-   * `looked`: how many of each lane were due.
+   * first, up to their limits, the proven ones get all that is left. Until `claimUntil`, or until an outcome is
+   * recorded, nobody else gets them. Destinations that turn out to have nothing waiting are put to rest. `looked`: how
+   * many of each lane were due.
    */
   async claim(options: {
     readonly limits: Limits;
