@@ -13,8 +13,8 @@ import { RoleProcess } from '../test/harness/role-process.js';
 import { kafkaForBench } from './kafka-for-bench.js';
 import { cpuSecondsOf, postgresForBench } from './postgres-for-bench.js';
 import { flagOption, median, numberOption, progress, quantile, report, textOption } from './report.js';
-import type { LoadRun } from './send-leave.load.js';
-import { startLoad, type Load } from './start-load.js';
+import { startOtherSide, type OtherSide } from './other-side.js';
+import type { LoadRequest, LoadRun } from './send-leave.load.js';
 
 /*
  * Accepted leaves a second by two gateways, beside two federation-senders on PostgreSQL and Kafka, against one process
@@ -39,7 +39,7 @@ interface Shape {
   readonly name: 'one process' | 'cluster';
   readonly processes: readonly RoleProcess[];
   readonly database: pg.Client;
-  readonly load: Load;
+  readonly load: OtherSide<LoadRequest>;
 }
 
 interface Measured {
@@ -143,7 +143,7 @@ async function startShape(name: Shape['name']): Promise<Shape> {
   await Promise.all(processes.map((one) => one.start()));
   const database = new pg.Client({ connectionString: databaseUrl });
   await database.connect();
-  const load = startLoad();
+  const load = startOtherSide<LoadRequest>('send-leave.load.js');
   const { keyId, seed } = OwnKeys.parse(serverName, keyLine).signingKey;
   await load.ask({
     kind: 'setup',

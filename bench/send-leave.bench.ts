@@ -1,14 +1,13 @@
 import 'reflect-metadata';
-import { writeFile } from 'node:fs/promises';
-import { Session } from 'node:inspector/promises';
 import { availableParallelism } from 'node:os';
 import { TypeormEventStore } from '@exeunt/event-store';
 import { startLeaveServer, type LeaveServer } from '../test/harness/leave-server.js';
+import { startProfile } from './cpu-profile.js';
 import { signaturePairsPerSecond } from './ed25519-limit.js';
+import { startOtherSide } from './other-side.js';
 import { cpuSecondsOf, postgresForBench } from './postgres-for-bench.js';
 import { flagOption, numberOption, progress, report, textOption } from './report.js';
-import type { LoadRun } from './send-leave.load.js';
-import { startLoad } from './start-load.js';
+import type { LoadRequest, LoadRun } from './send-leave.load.js';
 
 /*
  * Accepted leaves a second, whole: HTTP on loopback, both signatures checked, durable in PostgreSQL with fsync on,
@@ -49,7 +48,7 @@ const ours = await startLeaveServer({
   databaseUrl: postgres.url,
   environment: { EXEUNT_FEDERATION_TLS: tls ? 'self-signed' : 'off' },
 });
-const load = startLoad();
+const load = startOtherSide<LoadRequest>('send-leave.load.js');
 try {
   await load.ask({ kind: 'setup', setup: setupFor(ours) });
   progress('warming up');
@@ -164,17 +163,5 @@ function setupFor({ name, federationUrl, platformUrl, token, running }: LeaveSer
     version: textOption('version') ?? '11',
     connections: numberOption('connections', 64),
     observers: numberOption('observers', 0),
-  };
-}
-
-async function startProfile(file: string): Promise<() => Promise<void>> {
-  const session = new Session();
-  session.connect();
-  await session.post('Profiler.enable');
-  await session.post('Profiler.start');
-  return async () => {
-    const { profile } = await session.post('Profiler.stop');
-    await writeFile(file, JSON.stringify(profile));
-    session.disconnect();
   };
 }

@@ -10,7 +10,7 @@ import {
   type OutboundPdu,
   type TransactionSender,
 } from '@exeunt/sending';
-import { stringifyJson, type JsonObject } from '@exeunt/signing';
+import { parseJson, type CanonicalJson, type JsonObject } from '@exeunt/signing';
 
 export function server(name: string): ServerName {
   const parsed = parseServerName(name);
@@ -76,9 +76,13 @@ export class Peers implements TransactionSender {
     this.#scripts.set(name, typeof script === 'function' ? script : () => script);
   }
 
-  async sendTransaction(destination: ServerName, txnId: string, body: JsonObject): Promise<FederationResult> {
-    const numbers = (body.pdus as JsonObject[]).map((one) => one.n as number);
-    const got = { destination, txnId, text: stringifyJson(body), numbers };
+  async sendTransaction(
+    destination: ServerName,
+    txnId: string,
+    text: CanonicalJson,
+  ): Promise<FederationResult> {
+    const { pdus } = parseJson(text) as { readonly pdus: readonly JsonObject[] };
+    const got = { destination, txnId, text, numbers: pdus.map((one) => one.n as number) };
     this.got.push(got);
     const inFlight = (this.#inFlight.get(destination) ?? 0) + 1;
     this.#inFlight.set(destination, inFlight);
@@ -177,6 +181,23 @@ export async function emptied(database: Database): Promise<Database> {
     `TRUNCATE sender_messages, sender_pdus, sender_queue, sender_destinations, sender_pdu_errors`,
   );
   return database;
+}
+
+/** A database that is there for one process until that is killed. */
+export function mortal(database: Database): { readonly database: Database; kill(): void } {
+  let isDead = false;
+  const unlessDead = async <T>(work: () => Promise<T>): Promise<T> => {
+    if (isDead) throw new Error('the process has died');
+    return await work();
+  };
+  return {
+    kill: () => (isDead = true),
+    database: {
+      ...database,
+      query: (statement, values) => unlessDead(() => database.query(statement, values)),
+      transaction: (work, options) => unlessDead(() => database.transaction(work, options)),
+    },
+  };
 }
 
 /**

@@ -1,6 +1,7 @@
 import { createServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseServerName, type ServerName } from '@exeunt/pdu';
+import { encodeCanonicalJson } from '@exeunt/signing';
 import {
   startDiscoveryNetwork,
   type DiscoveryNetwork,
@@ -365,7 +366,7 @@ describe('several targets', () => {
     const { client } = network.client();
 
     const leave = { type: 'm.room.member' };
-    expect(await client.sendTransaction(serverName(host), 'txn', leave)).toMatchObject({
+    expect(await client.sendTransaction(serverName(host), 'txn', encodeCanonicalJson(leave))).toMatchObject({
       kind: 'unreachable',
     });
     expect([breaking.arrivals.length, spare.connections]).toEqual([1, 0]);

@@ -2,6 +2,7 @@ import { createServer, type AddressInfo, type Server } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
+  encodeCanonicalJson,
   isJsonObject,
   parseXMatrix,
   requestToSign,
@@ -91,7 +92,7 @@ describe('a request', () => {
       await client.sendLeaveV1(peer.name, roomId, eventId, leave),
       await client.inviteV1(peer.name, roomId, eventId, leave),
       await client.inviteV2(peer.name, roomId, eventId, { room_version: '10', event: leave }),
-      await client.sendTransaction(peer.name, 'txn/1', { pdus: [] }),
+      await client.sendTransaction(peer.name, 'txn/1', encodeCanonicalJson({ pdus: [] })),
     ];
 
     expect(results.map((result) => result.ok && result.body)).toEqual([
@@ -135,6 +136,24 @@ describe('a request', () => {
 
     // A second is opened while the first is being handed back.
     expect(ports.size).toBeLessThanOrEqual(2);
+  });
+
+  it('is kept alive whatever number of others cannot be reached meanwhile', async () => {
+    const peer = await startPeer();
+    const ports: (number | undefined)[] = [];
+    peer.on('GET', '/_matrix/federation/v1/version', (_, response) => {
+      ports.push(response.socket?.remotePort);
+      respond(response, 200, {});
+    });
+    const client = await startClient(peer, { maxPeers: 2 });
+
+    await client.version(peer.name);
+    for (const port of [1, 2, 3]) {
+      expect(await client.version(name(`127.0.0.1:${port}`))).toMatchObject({ kind: 'unreachable' });
+    }
+    await client.version(peer.name);
+
+    expect(ports[1]).toBe(ports[0]);
   });
 
   it('waits when the peer has as many as it may', async () => {
@@ -407,7 +426,7 @@ describe('the caller', () => {
     const client = await startClient();
     const server = name('127.0.0.1:1');
 
-    await expect(client.sendTransaction(server, 't', { pdus: [1.5] })).rejects.toThrow(TypeError);
+    await expect(client.sendLeaveV2(server, roomId, eventId, { depth: 1.5 })).rejects.toThrow(TypeError);
     await client.close();
     await expect(client.version(server)).rejects.toThrow('closed');
     expect(() => newClient({ ...defaultOptions, allowNetworks: ['local'] })).toThrow(TypeError);

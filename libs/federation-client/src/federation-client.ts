@@ -1,5 +1,5 @@
-import { encodeCanonicalJson, isJsonObject, parseJsonBytes, signRequest } from '@exeunt/signing';
-import type { JsonObject, JsonValue, SigningKey } from '@exeunt/signing';
+import { encodeCanonicalJson, isJsonObject, parseJsonBytes, signRequestWithBody } from '@exeunt/signing';
+import type { CanonicalJson, JsonObject, JsonValue, SigningKey } from '@exeunt/signing';
 import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
 import { inSpan, noTracing, SpanKind, SpanStatusCode, type Tracing } from '@exeunt/tracing';
 import { resolveWithoutLookups, type Resolution, type Target } from '@exeunt/server-discovery';
@@ -63,7 +63,7 @@ export interface FederationClientOptions {
   readonly maxBodyBytes?: number;
   /** Most connections to one peer at a time; further requests wait for one. 6 unless told. */
   readonly maxConnectionsPerPeer?: number;
-  /** Most peers whose connections are kept; that of the peer not used for longest is closed. 512 unless told. */
+  /** Most peers whose connections are kept; that of the peer not used for longest is closed. 2,048 unless told. */
   readonly maxPeers?: number;
 }
 
@@ -107,7 +107,7 @@ interface FederationRequest {
   readonly method: 'GET' | 'PUT' | 'POST';
   /** The request target as it goes over the wire and is signed. (RA-03) */
   readonly uri: string;
-  readonly content?: JsonObject;
+  readonly body?: CanonicalJson;
   readonly isSigned: boolean;
   /** Takes the object out of the answer; undefined where the answer is not of the endpoint's shape. */
   readonly read: (body: JsonValue) => JsonObject | undefined;
@@ -133,7 +133,7 @@ interface FederationRequest {
 export class FederationClient {
   readonly #dependencies: FederationClientDependencies;
   readonly #poolOptions: PeerPoolOptions;
-  readonly #pools: LRUCache<string, PeerPool>;
+  readonly #pools: LRUCache<string, PooledPeer>;
   readonly #health: TargetHealth;
   #isClosed = false;
 
@@ -150,7 +150,7 @@ export class FederationClient {
       connections: options.maxConnectionsPerPeer ?? 6,
       onRefused: (host, address) => dependencies.onRefusedAddress?.({ purpose: 'request', host, address }),
     };
-    const maxPeers = options.maxPeers ?? 512;
+    const maxPeers = options.maxPeers ?? 2048;
     this.#pools = new LRUCache({
       max: maxPeers,
       // Closing waits for the requests under way; they end by their own timeout.
@@ -260,16 +260,23 @@ export class FederationClient {
   }
 
   /**
-   * `PUT v1/send/{txnId}` with `{origin, origin_server_ts, pdus, edus?}`; the answer is `{pdus: {eventId: {} |
-   * {error}}}`, unchecked. Repeat it with the same ID and body until the result is ok. (TX-01 to TX-04)
+   * `PUT v1/send/{txnId}` with `{origin, origin_server_ts, pdus, edus?}`, which goes out as the bytes given; the
+   * answer is `{pdus: {eventId: {} | {error}}}`, unchecked. Repeat it with the same ID and body until the result is
+   * ok. (TX-01 to TX-04)
    */
   sendTransaction(
     server: ServerName,
     txnId: string,
-    body: JsonObject,
+    body: CanonicalJson,
     call: CallOptions = {},
   ): Promise<FederationResult> {
-    return this.#put('sendTransaction', server, path('v1', 'send', txnId), body, wholeObject, call);
+    const uri = path('v1', 'send', txnId);
+    const endpoint = 'sendTransaction';
+    return this.#request(
+      server,
+      { endpoint, method: 'PUT', uri, body, isSigned: true, read: wholeObject },
+      call,
+    );
   }
 
   /**
@@ -292,7 +299,11 @@ export class FederationClient {
         endpoint: 'missingEvents',
         method: 'POST',
         uri: path('v1', 'get_missing_events', roomId),
-        content: { latest_events: asked.latest, earliest_events: asked.earliest, limit: asked.limit },
+        body: encodeCanonicalJson({
+          latest_events: asked.latest,
+          earliest_events: asked.earliest,
+          limit: asked.limit,
+        }),
         isSigned: true,
         read: wholeObject,
       },
@@ -308,7 +319,7 @@ export class FederationClient {
     await Promise.all(pools.map(({ pool }) => pool.destroy()));
   }
 
-  #put(
+  async #put(
     endpoint: string,
     server: ServerName,
     uri: string,
@@ -316,7 +327,9 @@ export class FederationClient {
     read: FederationRequest['read'],
     call: CallOptions,
   ): Promise<FederationResult> {
-    return this.#request(server, { endpoint, method: 'PUT', uri, content, isSigned: true, read }, call);
+    // Encoded before anything is awaited: what is wrong here is our own fault, and thrown.
+    const body = encodeCanonicalJson(content);
+    return await this.#request(server, { endpoint, method: 'PUT', uri, body, isSigned: true, read }, call);
   }
 
   async #request(
@@ -358,8 +371,6 @@ export class FederationClient {
     request: FederationRequest,
     call: CallOptions,
   ): Promise<FederationResult> {
-    // Encoded and signed before anything is awaited: what is wrong here is our own fault, and thrown.
-    const body = request.content === undefined ? undefined : encodeCanonicalJson(request.content);
     const headers = this.#headers(server, request);
 
     const startedAt = performance.now();
@@ -378,7 +389,7 @@ export class FederationClient {
     call.signal?.addEventListener('abort', onAbort, { once: true });
     if (call.signal?.aborted) onAbort();
     try {
-      const outgoing = { ...request, headers, body, signal: ending.signal, untilTs: startedAt + timeoutMs };
+      const outgoing = { ...request, headers, signal: ending.signal, untilTs: startedAt + timeoutMs };
       const exchanged = this.#exchange(server, outgoing, call.maxBodyBytes).catch(
         (thrown: unknown) => outOfTime ?? remoteErrorOf(thrown),
       );
@@ -389,19 +400,22 @@ export class FederationClient {
     }
   }
 
-  #headers(
-    server: ServerName,
-    { method, uri, content, isSigned }: FederationRequest,
-  ): Record<string, string> {
+  #headers(server: ServerName, { method, uri, body, isSigned }: FederationRequest): Record<string, string> {
     const { serverName: origin, signingKey } = this.#dependencies;
+    const signed = { method, uri, origin, destination: server };
     return {
       accept: 'application/json',
       // A compressed answer may be a thousand times its size; without one the bound is on what comes over the wire.
       'accept-encoding': 'identity',
       'user-agent': 'Exeunt',
-      ...(content === undefined ? {} : { 'content-type': 'application/json' }),
+      ...(body === undefined ? {} : { 'content-type': 'application/json' }),
       ...(isSigned
-        ? { authorization: signRequest({ method, uri, origin, destination: server, content }, signingKey) }
+        ? {
+            authorization: signRequestWithBody(
+              { ...signed, ...(body === undefined ? {} : { body }) },
+              signingKey,
+            ),
+          }
         : {}),
     };
   }
@@ -470,14 +484,16 @@ export class FederationClient {
     { method, uri, headers, body, signal }: OutgoingRequest,
     connectWithinMs: number | undefined,
   ): Promise<Dispatcher.ResponseData> {
-    const peer = this.#poolOf(target);
-    const leaving = new AbortController();
+    const key = JSON.stringify([target.host, target.port, target.certificateName, target.hostHeader]);
+    const peer = this.#poolOf(key, target);
+    peer.requests += 1;
+    const leaving = connectWithinMs === undefined ? undefined : new AbortController();
     const sent = peer.pool.request({
       method,
       path: uri,
       headers: { ...headers, host: target.hostHeader },
       ...(body === undefined ? {} : { body }),
-      signal: AbortSignal.any([signal, leaving.signal]),
+      signal: leaving === undefined ? signal : AbortSignal.any([signal, leaving.signal]),
       // The whole request has one time limit, held above.
       headersTimeout: 0,
       bodyTimeout: 0,
@@ -490,7 +506,7 @@ export class FederationClient {
           // With a connection open the request may be on its way.
           if (peer.isConnected()) return;
           // An aborted request is not sent, but undici says so only when a connection has come about or not.
-          leaving.abort();
+          leaving?.abort();
           reject(
             new NotConnected(remoteError('timeout', `no connection within ${Math.ceil(connectWithinMs)} ms`)),
           );
@@ -501,23 +517,30 @@ export class FederationClient {
       throw wasNotSent(thrown) ? new NotConnected(remoteErrorOf(thrown)) : thrown;
     } finally {
       clearTimeout(timer);
+      peer.requests -= 1;
+      // Thousands of dead servers must not take the place of connections to live ones.
+      const isIdle = peer.requests === 0 && !peer.isConnected();
+      if (isIdle && this.#pools.peek(key) === peer) this.#pools.delete(key);
     }
   }
 
-  #poolOf(target: Target): PeerPool {
-    const key = JSON.stringify([target.host, target.port, target.certificateName, target.hostHeader]);
+  #poolOf(key: string, target: Target): PooledPeer {
     const known = this.#pools.get(key);
     if (known !== undefined) return known;
-    const pool = poolFor(target, this.#poolOptions);
-    this.#pools.set(key, pool);
-    return pool;
+    const peer = { ...poolFor(target, this.#poolOptions), requests: 0 };
+    this.#pools.set(key, peer);
+    return peer;
   }
+}
+
+interface PooledPeer extends PeerPool {
+  /** Under way, or waiting for a connection. */
+  requests: number;
 }
 
 /** A request as it goes to whichever target. */
 interface OutgoingRequest extends FederationRequest {
   readonly headers: Readonly<Record<string, string>>;
-  readonly body: string | undefined;
   readonly signal: AbortSignal;
   /** When its time is up, as `performance.now()` counts. */
   readonly untilTs: number;

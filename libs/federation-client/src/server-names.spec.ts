@@ -1,6 +1,12 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { parseServerName, type ServerName } from '@exeunt/pdu';
-import { parseXMatrix, requestToSign, selectEd25519, verifyJsonSignature } from '@exeunt/signing';
+import {
+  encodeCanonicalJson,
+  parseXMatrix,
+  requestToSign,
+  selectEd25519,
+  verifyJsonSignature,
+} from '@exeunt/signing';
 import { generateSelfSigned, respond, startRemoteServer } from '../../../test/harness/remote-server.js';
 import { FederationClient } from './federation-client.js';
 
@@ -46,7 +52,7 @@ describe('a request to a server that is somewhere else than its name says', () =
 
     const destination = name('peer.test');
     const content = { pdus: [] };
-    expect((await client.sendTransaction(destination, 'txn1', content)).ok).toBe(true);
+    expect((await client.sendTransaction(destination, 'txn1', encodeCanonicalJson(content))).ok).toBe(true);
 
     const [request] = peer.requests;
     const header = parseXMatrix(request?.headers.authorization ?? '');

@@ -4,7 +4,7 @@ import type { Database } from '@exeunt/database';
 import type { FederationResult, RemoteError } from '@exeunt/federation-client';
 import { Alarm, systemClock, type Clock } from '@exeunt/message-bus';
 import type { ServerName } from '@exeunt/pdu';
-import type { JsonObject } from '@exeunt/signing';
+import type { CanonicalJson } from '@exeunt/signing';
 import {
   inSpan,
   noTracing,
@@ -18,9 +18,10 @@ import {
   DestinationQueue,
   type DestinationDetails,
   type DestinationFilter,
+  type Delivery,
   type DestinationStatus,
+  type FailedAttempt,
   type FrozenTransaction,
-  type Lane,
   type PduError,
 } from './destination-queue.js';
 import {
@@ -31,6 +32,22 @@ import {
   type BackoffBounds,
   type Failure,
 } from './destination-state.js';
+import { JoinedWrites } from './joined-writes.js';
+import {
+  DOUBTFUL,
+  fullAllowance,
+  grown,
+  LANES,
+  limitOf,
+  mayBegin,
+  rewarded,
+  untilWorthALook,
+  used,
+  type Allowance,
+  type DoubtfulLane,
+  type Lane,
+  type Limits,
+} from './lanes.js';
 import { pduErrorsOf, toRecordedText, transactionBody } from './transaction.js';
 
 /** What the sender needs of the federation client. */
@@ -38,7 +55,7 @@ export interface TransactionSender {
   sendTransaction(
     server: ServerName,
     txnId: string,
-    body: JsonObject,
+    body: CanonicalJson,
     call: { readonly signal: AbortSignal; readonly timeoutMs: number },
   ): Promise<FederationResult>;
 }
@@ -83,7 +100,10 @@ export interface FederationSenderOptions {
    */
   readonly isAlone?: boolean;
   readonly bounds?: Partial<BackoffBounds>;
-  /** Destinations served at the same time; those that have been failing get at most half. Default 100. */
+  /**
+   * Destinations served at the same time; those that fail and those that nothing was ever delivered to get at most
+   * half each. Default 100.
+   */
   readonly concurrency?: number;
   /** When an attempt is given up. Default 60,000: later than the client's own limit. */
   readonly attemptTimeoutMs?: number;
@@ -107,6 +127,8 @@ export interface FederationSenderOptions {
 }
 
 const CLAIM_MARGIN_MS = 30_000;
+/** Outcomes recorded in one statement. */
+const MOST_RECORDED = 100;
 /** The pause after the database failed. */
 const TROUBLE_MS = 1_000;
 /** A due destination that another process is just taking must not make us spin. */
@@ -128,7 +150,12 @@ export class FederationSender {
   readonly #clock: Clock;
   readonly #news = new Alarm();
   readonly #end = new Alarm();
-  readonly #active = new Map<Promise<void>, Lane>();
+  readonly #active = new Set<Promise<void>>();
+  readonly #activeIn: Record<Lane, number> = { proven: 0, untried: 0, failing: 0 };
+  readonly #allowed: Record<DoubtfulLane, Allowance>;
+  #isCrowded = false;
+  readonly #deliveries: JoinedWrites<Delivery>;
+  readonly #failures: JoinedWrites<FailedAttempt & { readonly recorded: () => void }>;
   /** What this process claimed and, for want of the database, could neither use nor give back. */
   readonly #lost: { readonly claim: string; readonly destination: string | undefined }[] = [];
   readonly #wakes = new Set<string>();
@@ -145,6 +172,18 @@ export class FederationSender {
     this.#bounds = { ...DEFAULT_BACKOFF, ...options.bounds };
     this.#clock = options.clock ?? systemClock;
     this.queue = new DestinationQueue(options.database);
+    const now = this.#clock.now();
+    this.#allowed = { untried: fullAllowance(now), failing: fullAllowance(now) };
+    this.#deliveries = new JoinedWrites(
+      (deliveries) => this.queue.delivered(deliveries, this.#clock.now()),
+      MOST_RECORDED,
+    );
+    this.#failures = new JoinedWrites(async (attempts) => {
+      const recorded = await this.queue.failed(attempts);
+      for (const attempt of attempts) {
+        if (recorded.has(attempt.transaction.destination)) attempt.recorded();
+      }
+    }, MOST_RECORDED);
   }
 
   /** Starts to send; does nothing while it does. */
@@ -164,7 +203,7 @@ export class FederationSender {
     this.#news.ring();
     this.#end.ring();
     await Promise.all([this.#running, this.#sweeping]);
-    await Promise.all(this.#active.keys());
+    await Promise.all(this.#active);
     this.#running = undefined;
   }
 
@@ -239,8 +278,7 @@ export class FederationSender {
         await this.#passOnWakes();
         // PGlite answers without the event loop turning: under load requests to us would wait for all of ours.
         await setImmediate();
-        const full = { healthy: await this.#begin('healthy'), failing: await this.#begin('failing') };
-        const waitMs = await this.#untilDue(full, pollMs);
+        const waitMs = await this.#untilDue(await this.#begin(), pollMs);
         if (!this.#stopping) await this.#news.wait(this.#clock, waitMs);
       } catch (cause) {
         this.#options.onProblem?.('look for due destinations', cause);
@@ -268,16 +306,15 @@ export class FederationSender {
     }
   }
 
-  /** Puts free workers to due destinations of a lane; true where it has no worker left. */
-  async #begin(lane: Lane): Promise<boolean> {
-    const limit = this.#freeWorkers(lane);
-    if (limit <= 0 || this.#stopping) return true;
+  /** Puts free workers to due destinations; gives what more may be begun and of which lanes there is more. */
+  async #begin(): Promise<{ readonly left: Limits; readonly isMoreDue: (lane: Lane) => boolean }> {
+    const limits = this.#mayBegin();
+    if (limits.all === 0 || this.#stopping) return { left: limits, isMoreDue: () => true };
     const now = this.#clock.now();
     const claim = randomUUID();
     const { transactions, looked } = await this.queue
       .claim({
-        lane,
-        limit,
+        limits,
         now,
         claimUntil: now + this.#attemptTimeoutMs + CLAIM_MARGIN_MS,
         claim,
@@ -288,8 +325,10 @@ export class FederationSender {
         this.#lost.push({ claim, destination: undefined });
         throw cause;
       });
+    this.#allowed.untried = used(this.#allowed.untried, looked.untried);
+    this.#allowed.failing = used(this.#allowed.failing, looked.failing);
     for (const transaction of transactions) {
-      const { destination } = transaction;
+      const { destination, lane } = transaction;
       const work: Promise<void> = this.#attempt(transaction)
         .catch((cause: unknown) => {
           this.#lost.push({ claim, destination });
@@ -297,33 +336,52 @@ export class FederationSender {
         })
         .finally(() => {
           this.#active.delete(work);
+          this.#activeIn[lane] -= 1;
           this.#news.ring();
         });
-      this.#active.set(work, lane);
+      this.#active.add(work);
+      this.#activeIn[lane] += 1;
     }
+    this.#isCrowded = looked.proven > 0 && looked.proven + looked.untried + looked.failing >= limits.all;
+    const left = this.#mayBegin();
     // Some of those that were looked at had nothing waiting: there may be more that are due.
-    if (looked === limit && transactions.length < limit) this.#news.ring();
-    return this.#freeWorkers(lane) <= 0;
+    const all = looked.proven + looked.untried + looked.failing;
+    const isMoreDue = (lane: Lane) => all === limits.all || looked[lane] >= limitOf(lane, limits);
+    if (LANES.some((lane) => looked[lane] > 0 && isMoreDue(lane) && limitOf(lane, left) > 0)) {
+      this.#news.ring();
+    }
+    return { left, isMoreDue };
   }
 
-  /** Those that fail hold a worker until the time-out, so they never get all of them. */
-  #freeWorkers(lane: Lane): number {
+  #mayBegin(): Limits {
+    const now = this.#clock.now();
+    this.#allowed.untried = grown(this.#allowed.untried, now);
+    this.#allowed.failing = grown(this.#allowed.failing, now);
     const { concurrency = 100 } = this.#options;
-    const free = concurrency - this.#active.size;
-    if (lane === 'healthy') return free;
-    const failing = [...this.#active.values()].filter((other) => other === 'failing').length;
-    return Math.min(free, Math.ceil(concurrency / 2) - failing);
+    const isCrowded = this.#isCrowded;
+    return mayBegin({ concurrency, active: this.#activeIn, allowed: this.#allowed, isCrowded });
   }
 
-  async #untilDue(full: Readonly<Record<Lane, boolean>>, pollMs: number): Promise<number> {
-    if (full.healthy && full.failing) return pollMs;
-    const due = await this.queue.nextDue();
-    const next = Math.min(
-      full.healthy ? Infinity : (due.healthy ?? Infinity),
-      full.failing ? Infinity : (due.failing ?? Infinity),
-    );
-    const waitMs = next - this.#clock.now();
-    return Math.min(pollMs, waitMs > 0 ? waitMs : SHORTEST_WAIT_MS);
+  /** `left`: what more may be begun now. `isMoreDue`: the lanes of which the last look has left some. */
+  async #untilDue(
+    { left, isMoreDue }: { readonly left: Limits; readonly isMoreDue: (lane: Lane) => boolean },
+    pollMs: number,
+  ): Promise<number> {
+    // Without a worker there is nothing to do before one is free.
+    if (left.all === 0) return pollMs;
+    const now = this.#clock.now();
+    const waits = DOUBTFUL.filter((lane) => isMoreDue(lane) && left[lane] === 0)
+      .map((lane) => untilWorthALook(this.#allowed[lane]))
+      .filter((growsMs) => growsMs > 0);
+    // While attempts are under way it looks at each that ends; asking each time as well when is next would cost more.
+    if (this.#active.size === 0) {
+      const due = await this.queue.nextDue();
+      for (const lane of LANES) {
+        const dueMs = (due[lane] ?? Infinity) - now;
+        if (limitOf(lane, left) > 0) waits.push(dueMs > 0 ? dueMs : SHORTEST_WAIT_MS);
+      }
+    }
+    return Math.min(pollMs, ...waits);
   }
 
   /** An attempt is part of the trace of its oldest PDU, for mostly it is the only one, and linked to the others'. */
@@ -356,7 +414,9 @@ export class FederationSender {
     };
     if (answer.ok && answer.status === 200) {
       const pduErrors = pduErrorsOf(transaction.pdus, answer.body);
-      await this.#record(() => this.queue.delivered(transaction, pduErrors, now));
+      await this.#record(() => this.#deliveries.add({ transaction, errors: pduErrors }));
+      if (transaction.lane !== 'proven')
+        this.#allowed[transaction.lane] = rewarded(this.#allowed[transaction.lane]);
       this.#options.onOutcome?.({
         ...about,
         outcome: 'delivered',
@@ -419,7 +479,9 @@ export class FederationSender {
         );
         if (state.kind !== 'backing-off' && state.kind !== 'parked')
           throw new Error(`${state.kind} after a failure`);
-        if (await this.queue.failed(transaction, before, state, error)) return;
+        let isRecorded = false;
+        await this.#failures.add({ transaction, before, state, error, recorded: () => (isRecorded = true) });
+        if (isRecorded) return;
       }
     }
   }

@@ -2,6 +2,7 @@ export * from './destination-queue.js';
 export * from './destination-state.js';
 export * from './destination-wakes.js';
 export * from './federation-sender.js';
+export * from './lanes.js';
 export * from './outbound-pdu.js';
 export * from './outbound-pdus-consumer.js';
 export * from './parking.migration.js';

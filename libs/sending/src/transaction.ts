@@ -1,5 +1,13 @@
 import type { ServerName } from '@exeunt/pdu';
-import { isJsonObject, memberOf, parseJson, type JsonObject } from '@exeunt/signing';
+import {
+  canonicalObjectOf,
+  encodeCanonicalJson,
+  isJsonObject,
+  memberOf,
+  parseJson,
+  type CanonicalJson,
+  type JsonObject,
+} from '@exeunt/signing';
 import type { FrozenTransaction, PduError } from './destination-queue.js';
 
 /** A PDU is within the limit of 100 by itself. */
@@ -12,13 +20,18 @@ const MAX_ERROR_LENGTH = 500;
  */
 export function transactionBody(
   origin: ServerName,
-  transaction: Pick<FrozenTransaction, 'frozenAt' | 'pdus'>,
-): JsonObject {
-  return {
-    origin,
-    origin_server_ts: transaction.frozenAt,
-    pdus: transaction.pdus.map(({ pdu }) => parseJson(pdu, { maxDepth: MAX_PDU_DEPTH })),
-  };
+  { frozenAt, pdus }: Pick<FrozenTransaction, 'frozenAt' | 'pdus'>,
+): CanonicalJson {
+  return canonicalObjectOf({
+    origin: encodeCanonicalJson(origin),
+    origin_server_ts: encodeCanonicalJson(frozenAt),
+    pdus: pdus.map(({ pdu }) => pdu),
+  });
+}
+
+/** A PDU as it was queued, in the form that goes out. Throws `JsonSyntaxError` for a text that is no PDU. */
+export function canonicalPdu(text: string): CanonicalJson {
+  return encodeCanonicalJson(parseJson(text, { maxDepth: MAX_PDU_DEPTH }));
 }
 
 /**
@@ -28,9 +41,16 @@ export function transactionBody(
 export function pduErrorsOf(pdus: FrozenTransaction['pdus'], answer: JsonObject): PduError[] {
   const results = memberOf(answer, 'pdus');
   if (!isJsonObject(results)) return [];
+  // Nearly always there is none, and then nothing has to be looked up.
+  const refused = new Map(
+    Object.entries(results).flatMap(([eventId, result]) => {
+      const error = isJsonObject(result) ? memberOf(result, 'error') : undefined;
+      return error === undefined ? [] : [[eventId, error] as const];
+    }),
+  );
+  if (refused.size === 0) return [];
   return pdus.flatMap(({ roomId, eventId }) => {
-    const result = memberOf(results, eventId);
-    const error = isJsonObject(result) ? memberOf(result, 'error') : undefined;
+    const error = refused.get(eventId);
     if (error === undefined) return [];
     const text = typeof error === 'string' ? error : 'an error that is not a text';
     return [{ roomId, eventId, error: toRecordedText(text) }];

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
+  canonicalObjectOf,
   encodeCanonicalJson,
   encodeWithCanonicaljsonPackage,
   holdsOnlyCanonicalNumbers,
@@ -76,6 +77,22 @@ describe('canonical JSON', () => {
         expect(encodeCanonicalJson(object)).toBe(
           `{${inOrder.map((key) => `${JSON.stringify(key)}:1`).join(',')}}`,
         );
+      }),
+    );
+  });
+
+  it('of an object can be put together from that of its members', () => {
+    const key = fc.oneof(text, fc.constantFrom('__proto__', 'toString', '10', '9'));
+    const members = fc.dictionary(key, fc.oneof(value, fc.array(value)), { noNullPrototype: true });
+    fc.assert(
+      fc.property(members, (given) => {
+        const texts = Object.entries(given).map(([name, member]) => [
+          name,
+          Array.isArray(member)
+            ? member.map((item: JsonValue) => encodeCanonicalJson(item))
+            : encodeCanonicalJson(member),
+        ]);
+        expect(canonicalObjectOf(Object.fromEntries(texts))).toBe(encodeCanonicalJson(given));
       }),
     );
   });

@@ -2,6 +2,11 @@ import canonicaljson from 'canonicaljson';
 import { holdsJsonNumber, isJsonObject, JsonNumber } from './json.js';
 import type { JsonObject, JsonValue } from './json.js';
 
+declare const brand: unique symbol;
+
+/** Canonical JSON as text: made by `encodeCanonicalJson`, or put together from such by `canonicalObjectOf`. */
+export type CanonicalJson = string & { readonly [brand]: 'CanonicalJson' };
+
 /**
  * The value as Matrix canonical JSON: no spaces, keys by Unicode code point, only the escapes that JSON demands,
  * with lower-case hex. The UTF-8 of this text is what gets hashed and signed.
@@ -17,7 +22,25 @@ import type { JsonObject, JsonValue } from './json.js';
  * surrogate. Recurses once a level, so the depth must be bounded, as `parseJson` does.
  * (Spec v1.19, appendices, Canonical JSON; requirements CJ-01 to CJ-04, CJ-08, RA-18)
  */
-export function encodeCanonicalJson(value: JsonValue): string {
+export function encodeCanonicalJson(value: JsonValue): CanonicalJson {
+  return encode(value) as CanonicalJson;
+}
+
+/**
+ * The canonical JSON of an object whose members are canonical already, each a text or the texts of an array's items:
+ * what `encodeCanonicalJson` gives for the whole, without a look at what is inside. (requirements CJ-01 to CJ-03)
+ */
+export function canonicalObjectOf(
+  members: Readonly<Record<string, CanonicalJson | readonly CanonicalJson[]>>,
+): CanonicalJson {
+  const texts = sortedKeys(members).map((key) => {
+    const member = members[key] as CanonicalJson | readonly CanonicalJson[];
+    return `${encodeString(key)}:${typeof member === 'string' ? member : `[${member.join(',')}]`}`;
+  });
+  return `{${texts.join(',')}}` as CanonicalJson;
+}
+
+function encode(value: JsonValue): string {
   switch (typeof value) {
     case 'string':
       return encodeString(value);
@@ -99,7 +122,7 @@ function encodeArray(array: readonly JsonValue[]): string {
     if (index > 0) {
       text += ',';
     }
-    text += encodeCanonicalJson(array[index] as JsonValue);
+    text += encode(array[index] as JsonValue);
   }
   return `${text}]`;
 }
@@ -110,7 +133,7 @@ function encodeObject(object: JsonObject): string {
     if (text.length > 1) {
       text += ',';
     }
-    text += `${encodeString(key)}:${encodeCanonicalJson(object[key] as JsonValue)}`;
+    text += `${encodeString(key)}:${encode(object[key] as JsonValue)}`;
   }
   return `${text}}`;
 }
@@ -118,7 +141,7 @@ function encodeObject(object: JsonObject): string {
 /** Only from here on do UTF-16 units, which `sort()` goes by, and code points order differently. */
 const firstSurrogateOrBeyond = /[\ud800-\uffff]/;
 
-function sortedKeys(object: JsonObject): string[] {
+function sortedKeys(object: object): string[] {
   const keys = Object.keys(object);
   return keys.some((key) => firstSurrogateOrBeyond.test(key)) ? keys.sort(compareCodePoints) : keys.sort();
 }

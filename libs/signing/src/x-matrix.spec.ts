@@ -1,9 +1,17 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { encodeCanonicalJson } from './canonical-json.js';
 import { nativeEd25519 } from './ed25519.js';
 import { parseJson } from './json.js';
 import { verifyJsonSignature } from './signed-json.js';
-import { parseXMatrix, parseXMatrixHeaders, requestToSign, signRequest, xMatrixHeader } from './x-matrix.js';
+import {
+  parseXMatrix,
+  parseXMatrixHeaders,
+  requestToSign,
+  signRequest,
+  signRequestWithBody,
+  xMatrixHeader,
+} from './x-matrix.js';
 
 const parsed = { origin: 'a.test', keyId: 'ed25519:1', signature: 'abc' };
 
@@ -139,6 +147,14 @@ describe('a request we sign', () => {
     ['signatures within the body', { content: parseJson('{"depth":1.50,"unsigned":{}}') }],
   ])('is not verified with another %s', (_, change) => {
     expect(verifies({ ...request, ...change })).toBe(false);
+  });
+
+  it('has the same signature where its body is a text already', () => {
+    const { content, ...rest } = request;
+    const key = { keyId: 'ed25519:1', seed };
+    const body = encodeCanonicalJson(content);
+    expect(signRequestWithBody({ ...rest, body }, key)).toBe(signRequest(request, key));
+    expect(signRequestWithBody(rest, key)).toBe(signRequest(rest, key));
   });
 
   it('has content for an empty body, and none without a body', () => {

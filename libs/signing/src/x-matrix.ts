@@ -1,8 +1,8 @@
 import { encodeUnpaddedBase64 } from './base64.js';
+import { canonicalObjectOf, encodeCanonicalJson, type CanonicalJson } from './canonical-json.js';
 import type { Ed25519 } from './ed25519.js';
 import { selectEd25519 } from './ed25519.js';
 import type { JsonObject, JsonValue } from './json.js';
-import { signedBytes } from './signed-json.js';
 import type { JsonSignature, SigningKey } from './signed-json.js';
 
 /**
@@ -139,13 +139,27 @@ export function xMatrixHeader(parts: Required<XMatrix>): string {
 
 /** Signs a request and gives the value of its `Authorization` header. (requirements RA-01, RA-02, RA-08, SG-05) */
 export function signRequest(request: RequestToSign, key: SigningKey, ed: Ed25519 = selectEd25519()): string {
-  const signature = encodeUnpaddedBase64(ed.sign(key.seed, signedBytes(requestToSign(request))));
-  return xMatrixHeader({
-    origin: request.origin,
-    destination: request.destination,
-    keyId: key.keyId,
-    signature,
+  const { content, ...rest } = request;
+  const body = content === undefined ? {} : { body: encodeCanonicalJson(content) };
+  return signRequestWithBody({ ...rest, ...body }, key, ed);
+}
+
+/** `signRequest` for a body that is canonical JSON as it stands: it is signed as those bytes, without being read. */
+export function signRequestWithBody(
+  { body, ...rest }: Omit<RequestToSign, 'content'> & { readonly body?: CanonicalJson },
+  key: SigningKey,
+  ed: Ed25519 = selectEd25519(),
+): string {
+  const { method, uri, origin, destination } = rest;
+  const signed = canonicalObjectOf({
+    method: encodeCanonicalJson(method),
+    uri: encodeCanonicalJson(uri),
+    origin: encodeCanonicalJson(origin),
+    destination: encodeCanonicalJson(destination),
+    ...(body === undefined ? {} : { content: body }),
   });
+  const signature = encodeUnpaddedBase64(ed.sign(key.seed, Buffer.from(signed, 'utf8')));
+  return xMatrixHeader({ origin, destination, keyId: key.keyId, signature });
 }
 
 /** The scheme, with whatever white space follows it. */
