@@ -98,7 +98,9 @@ describe('a machine with a Docker engine', () => {
       POSTGRES_DB: 'exeunt',
       POSTGRES_INITDB_ARGS: '--encoding=UTF8 --locale=C',
     });
-    expect(others.map(([command]) => command)).toEqual(['inspect', 'logs', 'kill', 'rm']);
+    // However often it was looked at meanwhile.
+    const commands = others.map(([command]) => command);
+    expect([...new Set(commands)]).toEqual(['inspect', 'logs', 'kill', 'rm']);
     expect(others.at(-1)).toEqual(['rm', '--force', '--volumes', id]);
   });
 

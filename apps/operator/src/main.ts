@@ -22,11 +22,12 @@ import { leaveAll } from './leave-all.js';
 function token(dataDirectory: string): string {
   const configured = process.env['EXEUNT_PLATFORM_TOKEN'];
   if (configured !== undefined && configured !== '') return configured;
-  const file = join(dataDirectory, 'platform.token');
+  const named = process.env['EXEUNT_PLATFORM_TOKEN_FILE'];
+  const file = named !== undefined && named !== '' ? named : join(dataDirectory, 'platform.token');
   try {
     return readFileSync(file, 'utf8').trim();
   } catch (cause) {
-    const where = 'give it in EXEUNT_PLATFORM_TOKEN, or its directory with --data-dir';
+    const where = 'give it in EXEUNT_PLATFORM_TOKEN, its file in EXEUNT_PLATFORM_TOKEN_FILE, or --data-dir';
     throw new Error(`no platform token in ${file}: ${where}`, { cause });
   }
 }
