@@ -1,3 +1,4 @@
+export * from './batch-relay.js';
 export * from './clock.js';
 export * from './dead-letter.js';
 export * from './embedded-bus.migration.js';
