@@ -20,8 +20,9 @@ import { flagOption, median, numberOption, progress, report, textOption } from '
 
 /*
  * PDUs delivered a second by the whole sender: taken into its queue, frozen, signed, sent over verified TLS and
- * recorded, durable in PostgreSQL with fsync on. Against bare undici requests in the same process and minute: the same
- * bodies in the same transactions, signed as they go out, over connections kept alive as long, and as many at a time.
+ * recorded, durable in PostgreSQL with fsync on. Against as many bare undici requests in the same process and minute, one a
+ * delivery: signed as they go out, over connections kept alive as long, and as many at a time. Of `few` there is a second
+ * comparison, with the very transactions of fifty that the sender makes of its backlog, which no request had to wait for.
  *
  *   many   one leave to many servers: with connections kept alive from the leave before, and with none
  *   few    many leaves to few servers
@@ -195,6 +196,7 @@ try {
 async function compared(kind: 'many' | 'cold' | 'few', servers: readonly ServerName[], leafCount: number) {
   const ours: Rate[] = [];
   const theirs: Rate[] = [];
+  const joined: Rate[] = [];
   for (let round = 0; round < rounds; round += 1) {
     const messages = leavesTo(servers, leafCount);
     const transactions = bareTransactions(messages);
@@ -204,7 +206,8 @@ async function compared(kind: 'many' | 'cold' | 'few', servers: readonly ServerN
       if (kind === 'cold') await delay(UNTIL_COLD_MS);
     };
     await before(() => bare.send(bareTransactions(leavesTo(servers, 1))));
-    theirs.push(await measured(messages, () => bare.send(transactions)));
+    theirs.push(await measured(messages, () => bare.send(bareTransactions(messages, 1))));
+    if (kind === 'few') joined.push(await measured(messages, () => bare.send(transactions)));
     await before(() => sendLeaves(leavesTo(servers, 1)));
     const stopProfile =
       profile !== undefined && kind !== 'cold' && round === rounds - 1
@@ -219,6 +222,13 @@ async function compared(kind: 'many' | 'cold' | 'few', servers: readonly ServerN
   progress(`${kind}: ${value.toFixed(0)}/s, ${(value / baseline).toFixed(3)} of ${baseline.toFixed(0)}/s`);
   progress(`  sender: ${words(oursIs)}`);
   progress(`  bare:   ${words(theirsIs)}`);
+  const inTransactions = joined.length === 0 ? undefined : median(joined.map(({ perSecond }) => perSecond));
+  if (inTransactions !== undefined) {
+    progress(
+      `  ${(value / inTransactions).toFixed(3)} of ${inTransactions.toFixed(0)}/s in the same transactions`,
+    );
+    progress(`  bare:   ${words(nearest(joined, inTransactions))}`);
+  }
   return {
     servers: servers.length,
     leaves: leafCount,
@@ -229,6 +239,9 @@ async function compared(kind: 'many' | 'cold' | 'few', servers: readonly ServerN
     cpuMicros: oursIs.cpuMicros,
     connections: oursIs.connections,
     bareCpuMicros: theirsIs.cpuMicros,
+    ...(inTransactions === undefined
+      ? {}
+      : { sameTransactions: { baseline: inTransactions, ratio: value / inTransactions } }),
     shareOfMachine: oursIs.shareOfMachine,
   };
 }
@@ -422,12 +435,12 @@ function leavesTo(destinations: readonly ServerName[], howMany: number): Outboun
   });
 }
 
-/** What the sender makes of the leaves where all are queued before it begins. */
-function bareTransactions(messages: readonly OutboundPdu[]): Map<ServerName, BareTransaction[]> {
+/** Of fifty PDUs each, what the sender makes of the leaves where all are queued before it begins. */
+function bareTransactions(messages: readonly OutboundPdu[], most = 50): Map<ServerName, BareTransaction[]> {
   const pdus = messages.map(({ pdu }) => JSON.parse(pdu) as JsonObject);
   const bodies: JsonObject[] = [];
-  for (let at = 0; at < pdus.length; at += 50) {
-    bodies.push({ origin: us, origin_server_ts: Date.now(), pdus: pdus.slice(at, at + 50) });
+  for (let at = 0; at < pdus.length; at += most) {
+    bodies.push({ origin: us, origin_server_ts: Date.now(), pdus: pdus.slice(at, at + most) });
   }
   const transactions = bodies.map((body) => bare.transaction(body));
   return new Map(messages[0]!.destinations.map((destination) => [destination, transactions]));
