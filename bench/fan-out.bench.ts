@@ -329,6 +329,8 @@ async function amongTheDead() {
 
 /** Leaves to all that live, the next as soon as few deliveries are left, for so long. */
 async function stream(what: string, seconds: number): Promise<Rate> {
+  // Connections that ended since the last stream are made before this one.
+  await sendLeaves(leavesTo(live, 1));
   await peers.ask({ kind: 'count', forget: false });
   const start = {
     sender: process.cpuUsage(),
