@@ -102,6 +102,8 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     random: Math.random,
   });
   const store = new TypeormEventStore(database);
+  // What another gateway has put in is found by looking, and nothing else tells of it.
+  const relayPollMs = role.kind === 'gateway' ? 100 : 1_000;
   const relay = new OutboxRelay({
     outbox: store,
     bus,
@@ -114,10 +116,11 @@ async function startOn(foundation: Foundation, configuration: Configuration, log
     },
     maxBatch: 250,
     paceMs: 20,
+    pollMs: relayPollMs,
   });
   const randomId = (): string => randomBytes(18).toString('base64url');
   const leavingStore = new LeavingStore(database);
-  const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, onProblem });
+  const leavingRelay = new LeavingFactsRelay({ store: leavingStore, bus, pollMs: relayPollMs, onProblem });
   const leaveAllStore = new LeaveAllStore(database);
   const leaveAll = new LeaveAllRunner({
     store: leaveAllStore,
