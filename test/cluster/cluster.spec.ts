@@ -29,19 +29,11 @@ import { RoomBuilder } from '../harness/room-builder.js';
 
 /*
  * Two gateways and two federation-senders, processes of their own on a real PostgreSQL and a real Kafka, with the
- * environment that docker-compose.yml gives them. EXEUNT_CLUSTER_ROOMS and EXEUNT_CLUSTER_LEAVES are the load of every
- * test; unless they are set it is the whole one where nothing happens, and a fifth where something does.
+ * environment that docker-compose.yml gives them. EXEUNT_CLUSTER_ROOMS and EXEUNT_CLUSTER_LEAVES are the load of each
+ * test; 2,000 leaves in 200 rooms unless they are set.
  */
-interface Load {
-  readonly rooms: number;
-  readonly leaves: number;
-}
-const load = (rooms: number, leaves: number): Load => ({
-  rooms: Number(process.env['EXEUNT_CLUSTER_ROOMS'] ?? rooms),
-  leaves: Number(process.env['EXEUNT_CLUSTER_LEAVES'] ?? leaves),
-});
-const whole = load(200, 2000);
-const part = load(40, 400);
+const rooms = Number(process.env['EXEUNT_CLUSTER_ROOMS'] ?? 200);
+const leaves = Number(process.env['EXEUNT_CLUSTER_LEAVES'] ?? 2000);
 /** Leaves under way at once. */
 const concurrency = 16;
 /** From one leave to the next of each of them, while something happens. */
@@ -160,7 +152,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     });
 
   /** Rooms with the observers joined, and invited users of the leaver's with their templates signed. */
-  async function prepare(round: string, { rooms, leaves }: Load): Promise<readonly Room[]> {
+  async function prepare(round: string): Promise<readonly Room[]> {
     const alice = `@alice:${own.serverName}`;
     const servers = [leaver, ...observers].map(({ name, key }) => ({ name, key }));
     return await inTurn(Array.from({ length: rooms }), 8, async (_, at) => {
@@ -275,21 +267,21 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
   }
 
   it('takes leaves at both: each once in the log, and with every server in the order of the room', async () => {
-    const all = await prepare('calm', whole);
+    const all = await prepare('calm');
     const begun = performance.now();
     const again = await storm(all);
     const seconds = (performance.now() - begun) / 1000;
     await expectWhole(all);
-    note(`${whole.leaves} leaves in ${whole.rooms} rooms in ${seconds.toFixed(1)} s, ${again} asked again`);
+    note(`${leaves} leaves in ${rooms} rooms in ${seconds.toFixed(1)} s, ${again} asked again`);
     expect(again).toBe(0);
   }, 300_000);
 
   describe('loses nothing that was answered with 200 when kill -9 takes', () => {
     const outage = async (what: string, during: () => Promise<void>): Promise<void> => {
-      const all = await prepare(what.replaceAll(/\W/g, ''), part);
+      const all = await prepare(what.replaceAll(/\W/g, ''));
       const again = await storm(all, during);
       await expectWhole(all);
-      note(`${what}: ${part.leaves} leaves, ${again} asked again`);
+      note(`${what}: ${leaves} leaves, ${again} asked again`);
     };
 
     it('a gateway', () =>
@@ -335,7 +327,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
 
   describe('sends no transaction twice with different content, and keeps the order, when', () => {
     it('a third sender joins in the storm, and leaves it again', async () => {
-      const all = await prepare('rebalance', part);
+      const all = await prepare('rebalance');
       const again = await storm(
         all,
         async () => {
@@ -354,7 +346,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     });
 
     it('a sender that was frozen in a transaction goes on after others have taken its work', async () => {
-      const all = await prepare('frozen', part);
+      const all = await prepare('frozen');
       const observer = observers[0]!;
       let sent: readonly ReceivedRequest[] = [];
       const again = await storm(
@@ -401,7 +393,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
   });
 
   it('ends with 0 on SIGTERM in the middle of a storm, and nothing is lost', async () => {
-    const all = await prepare('end', part);
+    const all = await prepare('end');
     const codes: unknown[] = [];
     const again = await storm(all, async () => {
       for (const one of [gateways[0]!, senders[0]!]) {
@@ -412,7 +404,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     await expectWhole(all);
     codes.push(...(await Promise.all([...gateways, ...senders].map((one) => one.terminate()))));
     expect(codes).toEqual([0, 0, 0, 0, 0, 0]);
-    note(`SIGTERM: ${part.leaves} leaves, ${again} asked again`);
+    note(`SIGTERM: ${leaves} leaves, ${again} asked again`);
   });
 
   /** Waits until so many senders share all partitions; gives the group's member that each is with. */
