@@ -132,7 +132,7 @@ export interface SenderUnderTest {
   readonly problems: unknown[];
   /** Queues PDUs as the consumer does. */
   queue(...pdus: OutboundPdu[]): Promise<void>;
-  /** Waits until nothing waits for the destination. */
+  /** Waits until nothing waits for the destination, and its outcomes were told. */
   drained(name: string): Promise<void>;
 }
 
@@ -144,14 +144,26 @@ export function senderOn(
 ): SenderUnderTest {
   const outcomes: AttemptOutcome[] = [];
   const problems: unknown[] = [];
+  /** Attempts of each destination that were begun and not told of yet. */
+  const underWay = new Map<string, number>();
+  const count = (destination: string, by: number) =>
+    underWay.set(destination, (underWay.get(destination) ?? 0) + by);
   const sender = new FederationSender({
     database,
-    client,
+    client: {
+      sendTransaction(server, ...rest) {
+        count(server, 1);
+        return client.sendTransaction(server, ...rest);
+      },
+    },
     clock,
     serverName: us,
     isAlone: true,
     random: () => 0,
-    onOutcome: (outcome) => outcomes.push(outcome),
+    onOutcome: (outcome) => {
+      count(outcome.destination, -1);
+      outcomes.push(outcome);
+    },
     onProblem: (_, cause) => problems.push(cause),
     ...options,
   });
@@ -168,7 +180,9 @@ export function senderOn(
       until(
         async () => {
           const status = await sender.status(name);
-          return status?.pending === 0 && status.in_flight === 0;
+          // An outcome is told when it is durable, a moment later.
+          const isTold = (underWay.get(name) ?? 0) === 0;
+          return status?.pending === 0 && status.in_flight === 0 && isTold;
         },
         () => sender.nudge(),
       ),
