@@ -10,7 +10,6 @@ import {
   noTracing,
   parseTraceparent,
   SpanStatusCode,
-  traceIdIn,
   type Span,
   type Tracing,
 } from '@exeunt/tracing';
@@ -387,7 +386,11 @@ export class FederationSender {
   /** An attempt is part of the trace of its oldest PDU, for mostly it is the only one, and linked to the others'. */
   #attempt(transaction: FrozenTransaction): Promise<void> {
     const { destination, txnId, pdus } = transaction;
-    const [parent, ...links] = pdus.flatMap(({ traceparent }) => parseTraceparent(traceparent) ?? []);
+    const traces = pdus.flatMap(({ eventId, traceparent }) => {
+      const context = parseTraceparent(traceparent);
+      return context === undefined ? [] : [{ eventId, context }];
+    });
+    const [parent, ...links] = traces.map(({ context }) => context);
     const span = (this.#options.tracing ?? noTracing).begin('send transaction', {
       parent,
       links,
@@ -397,10 +400,15 @@ export class FederationSender {
         'matrix.event_ids': pdus.map(({ eventId }) => eventId),
       },
     });
-    return inSpan(span, () => this.#attemptIn(span, transaction)).finally(() => span.end());
+    const traceIds = new Map(traces.map(({ eventId, context }) => [eventId, context.traceId]));
+    return inSpan(span, () => this.#attemptIn(span, transaction, traceIds)).finally(() => span.end());
   }
 
-  async #attemptIn(span: Span, transaction: FrozenTransaction): Promise<void> {
+  async #attemptIn(
+    span: Span,
+    transaction: FrozenTransaction,
+    traceIds: ReadonlyMap<string, string>,
+  ): Promise<void> {
     const startedAt = this.#clock.now();
     const answer = await this.#send(transaction);
     const now = this.#clock.now();
@@ -410,7 +418,7 @@ export class FederationSender {
       pdus: transaction.pdus.length,
       durationMs: now - startedAt,
       oldestWaitedMs: Math.max(0, now - (transaction.pdus[0]?.acceptedAt ?? now)),
-      traceIds: traceIdsOf(transaction.pdus),
+      traceIds,
     };
     if (answer.ok && answer.status === 200) {
       const pduErrors = pduErrorsOf(transaction.pdus, answer.body);
@@ -527,15 +535,6 @@ function waitsOf({ pdus, before, recoveredAt }: FrozenTransaction, now: number):
     waitedMs: Math.max(0, now - acceptedAt),
     wasHindered: before !== undefined || (recoveredAt !== undefined && acceptedAt <= recoveredAt),
   }));
-}
-
-function traceIdsOf(pdus: FrozenTransaction['pdus']): ReadonlyMap<string, string> {
-  return new Map(
-    pdus.flatMap(({ eventId, traceparent }) => {
-      const traceId = traceIdIn(traceparent);
-      return traceId === undefined ? [] : [[eventId, traceId] as const];
-    }),
-  );
 }
 
 function errorText({ kind, status, errcode, error }: RemoteError): string {
