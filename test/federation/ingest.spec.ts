@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DEAD_LETTER_TOPIC, INGEST_TOPIC, type BusMessage, type ReceivedMessage } from '@exeunt/message-bus';
-import { isPduFault, parsePdu, type ServerName, type UserId } from '@exeunt/pdu';
-import { draftEvent } from '@exeunt/room';
-import { JsonNumber, stringifyJson, withKeys, type JsonObject, type JsonValue } from '@exeunt/signing';
+import { DEAD_LETTER_TOPIC, type BusMessage, type ReceivedMessage } from '@exeunt/message-bus';
+import { isPduFault, parsePdu } from '@exeunt/pdu';
+import { JsonNumber, withKeys, type JsonObject, type JsonValue } from '@exeunt/signing';
+import { messageOf } from '../contract/ingest.harness.js';
 import { deliveriesOf, importOf, importRoom } from '../harness/imported-room.js';
 import { leaveRoom } from '../harness/leaving-user.js';
 import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
@@ -11,6 +11,7 @@ import { RoomBuilder } from '../harness/room-builder.js';
 import {
   inviteOf,
   inviteOurUser,
+  leaveTemplateOf,
   membershipsOf,
   putInvite,
   putTransaction,
@@ -40,21 +41,8 @@ afterAll(async () => {
   await Promise.all([ours?.stop(), peer?.close()]);
 });
 
-let ids = 0;
 function message(type: string, key: string, value: JsonValue, more: Partial<BusMessage> = {}): BusMessage {
-  return {
-    topic: INGEST_TOPIC,
-    key,
-    headers: {
-      ce_specversion: '1.0',
-      ce_id: `message-${++ids}`,
-      ce_source: '/platform/rooms',
-      ce_type: type,
-      'content-type': 'application/json',
-    },
-    value: stringifyJson(value),
-    ...more,
-  };
+  return { ...messageOf(type, key, value), ...more };
 }
 const roomMessage = (builder: RoomBuilder, key: string = builder.roomId): BusMessage =>
   message('exeunt.ingest-room.v1', key, importOf(builder, [peer]));
@@ -374,25 +362,13 @@ const knockOn = async (roomId: string): Promise<JsonObject | undefined> =>
 const leave = (roomId: string) => ours.platform('POST', '/v1/leaves', { user_id: bob, room_id: roomId });
 
 /** The peer gives the template of bob's leave and takes the leave, as a good resident does. */
-function takesRetraction({ builder, roomId, version }: PeerRoom): JsonObject[] {
+function takesRetraction(room: PeerRoom): JsonObject[] {
+  const { builder, roomId } = room;
   const taken: JsonObject[] = [];
   const encoded = encodeURIComponent(roomId).replace('!', '%21');
-  const user = bob as UserId;
-  peer.on('GET', `/_matrix/federation/v1/make_leave/${encoded}/`, (_, response) => {
-    const draft = draftEvent(
-      builder.room,
-      {
-        type: 'm.room.member',
-        sender: user,
-        stateKey: user,
-        content: { membership: 'leave' },
-        originServerTs: 1,
-        origin: peer.name as ServerName,
-      },
-      { alwaysOrigin: true },
-    );
-    respond(response, 200, { room_version: version, event: draft });
-  });
+  peer.on('GET', `/_matrix/federation/v1/make_leave/${encoded}/`, (_, response) =>
+    respond(response, 200, leaveTemplateOf(room, peer.name, bob)),
+  );
   peer.on('PUT', `/_matrix/federation/v2/send_leave/${encoded}/`, (request, response) => {
     const pdu = parsePdu(request.json as JsonObject, builder.version);
     if (isPduFault(pdu)) return respond(response, 400, { errcode: 'M_BAD_JSON', error: pdu.detail });
