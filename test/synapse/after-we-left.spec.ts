@@ -3,30 +3,17 @@ import { eventIdOf, signPdu } from '@exeunt/pdu';
 import { roomVersion } from '@exeunt/room-version';
 import { isJsonObject, withKeys, withoutKeys, type JsonObject } from '@exeunt/signing';
 import { federationUri } from '../harness/leaving-user.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { hasSynapse, startBesideSynapse, type BesideSynapse } from '../harness/beside-synapse.js';
+import { settle, type LeaveServer } from '../harness/leave-server.js';
 import { startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
-import {
-  findSynapse,
-  startSynapse,
-  type SynapseServer,
-  type SynapseUser,
-} from '../harness/synapse-server.js';
-import {
-  createTestCertificateAuthority,
-  type TestCertificateAuthority,
-} from '../harness/test-certificate.js';
+import type { SynapseServer, SynapseUser } from '../harness/synapse-server.js';
 
 /**
  * A real Synapse gets our last user's leave and lacks what came before it. It asks us, who are no longer in the room,
  * and drops the leave if we refuse (its own issue 12569, seen from the other side).
  */
-const found = findSynapse();
-if (found === undefined) {
-  console.warn('Synapse is not installed (scripts/services/install-synapse.sh): these tests do not run');
-}
-
-describe.skipIf(found === undefined)('a real Synapse that missed what came before our last leave', () => {
-  let authority: TestCertificateAuthority;
+describe.skipIf(!hasSynapse())('a real Synapse that missed what came before our last leave', () => {
+  let both: BesideSynapse;
   let synapse: SynapseServer;
   let ours: LeaveServer;
   let ian: SynapseUser;
@@ -35,28 +22,15 @@ describe.skipIf(found === undefined)('a real Synapse that missed what came befor
   let courier: RemoteServer;
 
   beforeAll(async () => {
-    authority = await createTestCertificateAuthority();
-    const ourHost = '127.0.0.1';
-    const certificate = await authority.issue([ourHost]);
-    synapse = await startSynapse({ certificateAuthority: authority });
+    both = await startBesideSynapse({ trustsSynapse: false });
+    ({ synapse, ours } = both);
     courier = await startRemoteServer({ host: '127.0.0.3' });
-    ours = await startLeaveServer({
-      host: ourHost,
-      environment: {
-        EXEUNT_FEDERATION_TLS: 'files',
-        EXEUNT_TLS_CERT_FILE: certificate.certificatePath,
-        EXEUNT_TLS_KEY_FILE: certificate.privateKeyPath,
-        // Without the test's authority among its roots it reaches no Synapse: whatever it sends is lost on the way.
-        EXEUNT_FEDERATION_VERIFY_TLS: 'true',
-      },
-    });
     alice = `@alice:${ours.name}`;
     ian = await synapse.registerUser('ian');
   });
 
   afterAll(async () => {
-    await Promise.all([synapse?.stop(), ours?.stop(), courier?.close()]);
-    await authority?.remove();
+    await Promise.all([both?.stop(), courier?.close()]);
   });
 
   async function inOurName(method: 'GET' | 'PUT', uri: string, body?: JsonObject): Promise<JsonObject> {

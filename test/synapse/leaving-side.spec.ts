@@ -10,59 +10,33 @@ import {
   withoutKeys,
   type JsonObject,
 } from '@exeunt/signing';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
-import {
-  findSynapse,
-  startSynapse,
-  type SynapseServer,
-  type SynapseUser,
-} from '../harness/synapse-server.js';
-import {
-  createTestCertificateAuthority,
-  type TestCertificateAuthority,
-} from '../harness/test-certificate.js';
+import { hasSynapse, startBesideSynapse, type BesideSynapse } from '../harness/beside-synapse.js';
+import { settle, type LeaveServer } from '../harness/leave-server.js';
+import type { SynapseServer, SynapseUser } from '../harness/synapse-server.js';
 import { membershipsOf } from '../leaving-harness.js';
 
 /**
  * Users of a real Synapse invite ours, and ours is on the leaving side: it signs the invite, asks Synapse for the
  * template, signs, and sends. TLS is verified both ways, by a test CA.
  */
-const found = findSynapse();
-if (found === undefined) {
-  console.warn('Synapse is not installed (scripts/services/install-synapse.sh): these tests do not run');
-}
-
 const stableVersions = ['1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11', '12'];
 
-describe.skipIf(found === undefined)('our user, invited into a room of a real Synapse', () => {
-  let authority: TestCertificateAuthority;
+describe.skipIf(!hasSynapse())('our user, invited into a room of a real Synapse', () => {
+  let both: BesideSynapse;
   let synapse: SynapseServer;
   let ours: LeaveServer;
   let ian: SynapseUser;
   let bob: string;
 
   beforeAll(async () => {
-    authority = await createTestCertificateAuthority();
-    const ourHost = '127.0.0.1';
-    const certificate = await authority.issue([ourHost]);
-    synapse = await startSynapse({ certificateAuthority: authority });
-    ours = await startLeaveServer({
-      host: ourHost,
-      environment: {
-        EXEUNT_FEDERATION_TLS: 'files',
-        EXEUNT_TLS_CERT_FILE: certificate.certificatePath,
-        EXEUNT_TLS_KEY_FILE: certificate.privateKeyPath,
-        EXEUNT_FEDERATION_CA_FILE: authority.certificatePath,
-        EXEUNT_FEDERATION_VERIFY_TLS: 'true',
-      },
-    });
+    both = await startBesideSynapse();
+    ({ synapse, ours } = both);
     ian = await synapse.registerUser('ian');
     bob = `@bob:${ours.name}`;
   });
 
   afterAll(async () => {
-    await Promise.all([synapse?.stop(), ours?.stop()]);
-    await authority?.remove();
+    await both?.stop();
   });
 
   const invitesOf = async () => (await membershipsOf(ours, bob))['invites'] as readonly JsonObject[];
@@ -182,7 +156,7 @@ describe.skipIf(found === undefined)('our user, invited into a room of a real Sy
           port,
           path: uri,
           method,
-          ca: authority.certificate,
+          ca: both.authority.certificate,
           headers: { authorization, 'content-type': 'application/json' },
         },
         (response) => {

@@ -12,18 +12,10 @@ import {
   type JsonObject,
 } from '@exeunt/signing';
 
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { hasSynapse, startBesideSynapse, type BesideSynapse } from '../harness/beside-synapse.js';
+import { settle, type LeaveServer } from '../harness/leave-server.js';
 import { startRemoteServer, type ReceivedRequest, type RemoteServer } from '../harness/remote-server.js';
-import {
-  findSynapse,
-  startSynapse,
-  type SynapseServer,
-  type SynapseUser,
-} from '../harness/synapse-server.js';
-import {
-  createTestCertificateAuthority,
-  type TestCertificateAuthority,
-} from '../harness/test-certificate.js';
+import type { SynapseServer, SynapseUser } from '../harness/synapse-server.js';
 
 /**
  * A real Synapse rejects our invites: it calls our make_leave and send_leave by itself, and checks our keys,
@@ -31,15 +23,10 @@ import {
  *
  * Synapse hides a failed rejection behind a leave that it makes up, so event IDs are compared, never memberships.
  */
-const found = findSynapse();
-if (found === undefined) {
-  console.warn('Synapse is not installed (scripts/services/install-synapse.sh): these tests do not run');
-}
-
 const stableVersions = ['1', '2', '3', '4', '5', '6', '7', '8', '9', '10', '11', '12'];
 
-describe.skipIf(found === undefined)('a user of a real Synapse, invited into our room', () => {
-  let authority: TestCertificateAuthority;
+describe.skipIf(!hasSynapse())('a user of a real Synapse, invited into our room', () => {
+  let both: BesideSynapse;
   let synapse: SynapseServer;
   let ours: LeaveServer;
   let observer: RemoteServer;
@@ -48,29 +35,17 @@ describe.skipIf(found === undefined)('a user of a real Synapse, invited into our
   let supported: readonly string[];
 
   beforeAll(async () => {
-    authority = await createTestCertificateAuthority();
-    const ourHost = '127.0.0.1';
-    const certificate = await authority.issue([ourHost]);
-    synapse = await startSynapse({ certificateAuthority: authority });
-    observer = await startRemoteServer({ host: '127.0.0.3', tls: await authority.issue(['127.0.0.3']) });
-    ours = await startLeaveServer({
-      host: ourHost,
-      environment: {
-        EXEUNT_FEDERATION_TLS: 'files',
-        EXEUNT_TLS_CERT_FILE: certificate.certificatePath,
-        EXEUNT_TLS_KEY_FILE: certificate.privateKeyPath,
-        EXEUNT_FEDERATION_CA_FILE: authority.certificatePath,
-        EXEUNT_FEDERATION_VERIFY_TLS: 'true',
-      },
-    });
+    both = await startBesideSynapse();
+    ({ synapse, ours } = both);
+    const tls = await both.authority.issue(['127.0.0.3']);
+    observer = await startRemoteServer({ host: '127.0.0.3', tls });
     alice = `@alice:${ours.name}`;
     bob = await synapse.registerUser('bob');
     supported = await synapse.supportedRoomVersions(bob.accessToken);
   });
 
   afterAll(async () => {
-    await Promise.all([synapse?.stop(), ours?.stop(), observer?.close()]);
-    await authority?.remove();
+    await Promise.all([both?.stop(), observer?.close()]);
   });
 
   /** A room that our server makes, into which a user of the observer's then joins. */
