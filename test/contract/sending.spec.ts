@@ -10,6 +10,7 @@ import {
 } from '@exeunt/message-bus';
 import {
   DestinationQueue,
+  DestinationReports,
   nextState,
   OutboundPdusConsumer,
   sendingMigrations,
@@ -154,7 +155,7 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         await queue(pdu(3, ['x.test']));
         await drained('x.test');
         expect(peers.got.map((got) => got.numbers)).toEqual([[1, 2], [3]]);
-        const [error, ...others] = await sender.queue.pduErrors('x.test', 10);
+        const [error, ...others] = await sender.reports.pduErrors('x.test', 10);
         expect(others).toEqual([]);
         expect(error).toMatchObject({ roomId: '!a:us.test', eventId: '$2:us.test' });
         expect(error?.error).toMatch(/^not \ufffd allowed x{400,}$/);
@@ -674,7 +675,7 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         await until(() => outcomes.length === 13);
         for (const [at, name] of names.entries()) {
           const status = await sender.status(name);
-          const errors = await sender.queue.pduErrors(name, 10);
+          const errors = await sender.reports.pduErrors(name, 10);
           if (at % 3 === 0) {
             expect(status).toMatchObject({
               state: 'backing-off',
@@ -738,13 +739,13 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         expect(await names({ limit: 9, state: 'backing-off' })).toEqual(['down.test 1']);
         expect(await names({ limit: 9, state: 'parked', pendingOnly: true })).toEqual(['parked.test 1']);
         expect(await names({ limit: 9, pendingOnly: true, after: 'down.test' })).toEqual(['parked.test 1']);
-        expect(await sender.queue.countByState()).toEqual({
+        expect(await sender.reports.countByState()).toEqual({
           idle: 0,
           sending: 0,
           'backing-off': 1,
           parked: 2,
         });
-        expect(await sender.queue.countPending()).toBe(2);
+        expect(await sender.reports.countPending()).toBe(2);
       });
 
       it('are shown with the transaction that is frozen, and what they could not take', async () => {
@@ -924,7 +925,7 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
             }
           };
           const pendingOf = async (name: string) =>
-            (await new DestinationQueue(database).status(name))?.pending;
+            (await new DestinationReports(database).status(name))?.pending;
           const isDone = async () => (await pendingOf('x.test')) === 0 && (await pendingOf('y.test')) === 0;
 
           const kill = async (at: number): Promise<number> => {
@@ -1014,7 +1015,7 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         away = false;
         await until(async () => {
           under.clock.advance(1_000);
-          return (await new DestinationQueue(database).status('x.test'))?.pending === 0;
+          return (await new DestinationReports(database).status('x.test'))?.pending === 0;
         });
         expect(new Set(peers.got.map((got) => `${got.txnId} ${got.text}`)).size).toBe(1);
       });

@@ -38,7 +38,7 @@ export async function startSending(
     tracing,
     onProblem,
   });
-  metrics.readQueue(sender.queue);
+  metrics.readQueue(sender.reports);
   const consumer = new OutboundPdusConsumer({
     bus,
     queue: sender.queue,

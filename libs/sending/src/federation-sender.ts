@@ -15,14 +15,17 @@ import {
 } from '@exeunt/tracing';
 import {
   DestinationQueue,
-  type DestinationDetails,
-  type DestinationFilter,
   type Delivery,
-  type DestinationStatus,
   type FailedAttempt,
   type FrozenTransaction,
-  type PduError,
 } from './destination-queue.js';
+import {
+  DestinationReports,
+  type DestinationDetails,
+  type DestinationFilter,
+  type DestinationStatus,
+  type PduError,
+} from './destination-reports.js';
 import {
   DEFAULT_BACKOFF,
   failureOf,
@@ -144,6 +147,7 @@ const MAX_WOKEN = 10_000;
  */
 export class FederationSender {
   readonly queue: DestinationQueue;
+  readonly reports: DestinationReports;
   readonly #options: FederationSenderOptions;
   readonly #bounds: BackoffBounds;
   readonly #clock: Clock;
@@ -171,6 +175,7 @@ export class FederationSender {
     this.#bounds = { ...DEFAULT_BACKOFF, ...options.bounds };
     this.#clock = options.clock ?? systemClock;
     this.queue = new DestinationQueue(options.database);
+    this.reports = new DestinationReports(options.database);
     const now = this.#clock.now();
     this.#allowed = { untried: fullAllowance(now), failing: fullAllowance(now) };
     this.#deliveries = new JoinedWrites(
@@ -230,7 +235,7 @@ export class FederationSender {
   async retry(destination: string): Promise<boolean> {
     await this.queue.contact([destination], this.#clock.now());
     this.#news.ring();
-    return (await this.queue.status(destination)) !== undefined;
+    return (await this.reports.status(destination)) !== undefined;
   }
 
   /**
@@ -239,31 +244,31 @@ export class FederationSender {
    */
   async park(destination: string): Promise<boolean> {
     await this.queue.park(destination, this.#clock.now());
-    return (await this.queue.status(destination)) !== undefined;
+    return (await this.reports.status(destination)) !== undefined;
   }
 
   /** An operator ends its parking. One that is not parked stays as it is, in its backoff too. `false` as with `park`. */
   async unpark(destination: string): Promise<boolean> {
     await this.queue.unpark(destination, this.#clock.now());
     this.#news.ring();
-    return (await this.queue.status(destination)) !== undefined;
+    return (await this.reports.status(destination)) !== undefined;
   }
 
   /** Undefined for a server we have never had anything for. */
   async status(destination: string): Promise<DestinationStatus | undefined> {
-    return await this.queue.status(destination);
+    return await this.reports.status(destination);
   }
 
   /** Undefined for a server we have never had anything for. */
   async details(destination: string): Promise<DestinationDetails | undefined> {
-    return await this.queue.details(destination);
+    return await this.reports.details(destination);
   }
 
   /** In order of server name by code point, after `after`; at most `limit`. */
   async list(
     options: { readonly after?: string; readonly limit: number } & DestinationFilter,
   ): Promise<DestinationStatus[]> {
-    return await this.queue.list(options);
+    return await this.reports.list(options);
   }
 
   async #run(): Promise<void> {

@@ -1,4 +1,5 @@
 export * from './destination-queue.js';
+export * from './destination-reports.js';
 export * from './destination-state.js';
 export * from './destination-wakes.js';
 export * from './federation-sender.js';

@@ -8,7 +8,8 @@ import {
   type CanonicalJson,
   type JsonObject,
 } from '@exeunt/signing';
-import type { FrozenTransaction, PduError } from './destination-queue.js';
+import type { FrozenTransaction } from './destination-queue.js';
+import type { PduError } from './destination-reports.js';
 
 /** A PDU is within the limit of 100 by itself. */
 const MAX_PDU_DEPTH = 110;

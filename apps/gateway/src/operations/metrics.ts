@@ -1,6 +1,6 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 import type { RefusedAddress, RequestOutcome } from '@exeunt/federation-client';
-import type { AttemptOutcome, DestinationQueue } from '@exeunt/sending';
+import type { AttemptOutcome, DestinationReports } from '@exeunt/sending';
 import type { AnsweredRequest } from '../listeners.js';
 import { inProportion } from './in-proportion.js';
 
@@ -120,16 +120,16 @@ export class GatewayMetrics {
    * Where a sender runs: what waits, read from the database when the metrics are, but for little of the time. While the
    * database does not answer these two are left out, and the others are still told.
    */
-  readQueue(queue: Pick<DestinationQueue, 'countPending' | 'countByState'>): void {
+  readQueue(reports: Pick<DestinationReports, 'countPending' | 'countByState'>): void {
     const shared =
       'every sender on one database reports the same, so take the max and not the sum; with millions of PDUs some seconds old';
     this.#count(
       'exeunt_pending_pdus',
       `PDUs that some server has yet to acknowledge, once a server; ${shared}`,
-      () => queue.countPending(),
+      () => reports.countPending(),
     );
     const countByState = inProportion(
-      () => queue.countByState(),
+      () => reports.countByState(),
       () => performance.now(),
     );
     this.registry.registerMetric(
