@@ -14,6 +14,7 @@ import { ManualClock } from '@exeunt/message-bus';
 import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
 import { roomVersion } from '@exeunt/room-version';
 import type { JsonObject, JsonValue } from '@exeunt/signing';
+import { settle } from './harness/settle.js';
 
 export const ourName = 'ours.example' as ServerName;
 export const signingKey = { keyId: 'ed25519:ours', seed: new Uint8Array(32).fill(5) };
@@ -217,23 +218,9 @@ export function onStage(database: Database, parts: Partial<HandshakeRunnerOption
   };
 }
 
-/** Tries until `probe` gives something, as soon as the loop is free; fails after 10 seconds. */
-export async function until<T>(
-  what: string,
-  probe: () => Promise<T | undefined> | T | undefined,
-): Promise<T> {
-  const end = performance.now() + 10_000;
-  for (;;) {
-    const found = await probe();
-    if (found !== undefined) return found;
-    if (performance.now() > end) throw new Error(`did not settle: ${what}`);
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}
-
 /** Waits for the newest event of the stream to be of a type. */
 export function lastEvent(stage: LeavingStage, type: LeavingEvent['type']): Promise<LeavingEvent> {
-  return until(type, async () => {
+  return settle(type, async () => {
     const event = (await stage.events()).at(-1);
     return event?.type === type ? event : undefined;
   });

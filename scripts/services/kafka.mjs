@@ -131,7 +131,8 @@ async function startHere({ java, installed, outlivesCaller, properties }) {
         .join(''),
     );
     // Makes the data directory one that a new cluster of one node can start on.
-    const clusterId = randomBytes(16).toString('base64url');
+    // An ID that starts with a hyphen is read as one more option.
+    const clusterId = randomBytes(16).toString('base64url').replace(/^-/, '_');
     const [program, ...args] = command('kafka.tools.StorageTool', 'format', '-t', clusterId, '-c', file);
     execFileSync(program, args, { cwd: directory, stdio: ['ignore', 'ignore', 'pipe'] });
     const place = new ServiceProcess({

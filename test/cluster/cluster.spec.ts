@@ -26,6 +26,7 @@ import {
 import { freePorts } from '../../scripts/services/service-process.mjs';
 import { RoleProcess } from '../harness/role-process.js';
 import { RoomBuilder } from '../harness/room-builder.js';
+import { settle } from '../harness/settle.js';
 
 /*
  * Two gateways and two federation-senders, processes of their own on a real PostgreSQL and a real Kafka, with the
@@ -359,7 +360,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
           await partitionOwners(1);
           const before = observer.requests.length;
           const letGo = holdAnswers();
-          const underWay = await until('it sends', () =>
+          const underWay = await settle('it sends', () =>
             observer.requests.slice(before).find((request) => pdusOf(request).length > 0),
           );
           third.freeze();
@@ -369,7 +370,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
           await Promise.all(senders.map((one) => one.start()));
           await partitionOwners(2);
           const taken = sinceFrozen();
-          sent = await until(
+          sent = await settle(
             'its transaction is taken over',
             () => {
               const same = observer.requests.filter(({ url }) => url === underWay.url);
@@ -410,7 +411,7 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
   /** Waits until so many senders share all partitions; gives the group's member that each is with. */
   async function partitionOwners(members: number): Promise<readonly string[]> {
     const { partitions } = (await admin.fetchTopicMetadata({ topics: [OUTBOUND_PDUS_TOPIC] })).topics[0]!;
-    return await until(
+    return await settle(
       `${members} senders share the partitions`,
       async () => {
         const group = (await admin.describeGroups([SENDER_GROUP])).groups[0]!;
@@ -459,21 +460,6 @@ describe.skipIf(!canRun)('two gateways and two federation-senders', () => {
     return since[1]! > since[0]! ? 1 : 0;
   }
 });
-
-/** Looks now and then, for this machine is busy with what is waited for; fails after `deadlineMs`. */
-async function until<T>(
-  what: string,
-  probe: () => Promise<T | undefined> | T | undefined,
-  deadlineMs = 30_000,
-): Promise<T> {
-  const deadline = performance.now() + deadlineMs;
-  for (;;) {
-    const found = await probe();
-    if (found !== undefined) return found;
-    if (performance.now() > deadline) throw new Error(`not within ${deadlineMs} ms: ${what}`);
-    await delay(50);
-  }
-}
 
 /** What the observer got of each room, each event where it came first. */
 function received(

@@ -11,10 +11,10 @@ import {
   taken,
   template,
   unreachable,
-  until,
   type LeavingStage,
 } from '../leaving-scripted.js';
 import suite from './vectors/leave-client.json' with { type: 'json' };
+import { settle } from '../harness/settle.js';
 
 interface Vector {
   readonly id: string;
@@ -55,7 +55,7 @@ async function reject(
   await stage.leave();
   // Out at once, whatever the residents say.
   expect((await stage.store.load(stage.key)).state.invite).toBeUndefined();
-  return until('the end of the round', async () => {
+  return settle('the end of the round', async () => {
     const type = (await stage.events()).at(-1)?.type;
     return type === 'RoundFailed' || type === 'LeaveCompleted' || type === 'LeaveRefused' ? type : undefined;
   });
@@ -187,7 +187,7 @@ describe('vectors/leave-client.json', () => {
         // The first was tried in this round; in the next one it comes after the server of the template.
         expect(await reject([a, b])).toBe('RoundFailed');
         stage.clock.advance(10_000);
-        await until('the end', async () => ((await stage.status()) === 'completed' ? true : undefined));
+        await settle('the end', async () => ((await stage.status()) === 'completed' ? true : undefined));
         expect(stage.residents.log.slice(-2)).toEqual([`send_leave v2 ${b}`, `send_leave v2 ${a}`]);
         expect(stage.residents.sent).toHaveLength(1);
       },

@@ -16,7 +16,7 @@ import {
 } from '@exeunt/leaving';
 import { ManualClock } from '@exeunt/message-bus';
 import type { RoomId, ServerName, UserId } from '@exeunt/pdu';
-import { settle } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
 
 const migrations = [...leavingMigrations, LeaveAll1700000000050];

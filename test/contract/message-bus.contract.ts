@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { BusMessage, ManualClock, MessageBus, ReceivedMessage } from '@exeunt/message-bus';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { until as untilTrue } from '../harness/settle.js';
 
 /** A bus under test on a store that outlives it. */
 export interface BusUnderTest {
@@ -31,14 +32,12 @@ function message(key: string, value: string, topic = TOPIC): BusMessage {
   };
 }
 
-/** Moves the clock while it waits, so that polls and pauses pass. Fails after ten seconds of real time. */
+/** Moves the clock while it waits, so that polls and pauses pass. */
 async function until(clock: ManualClock, condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error('the condition did not come true in ten seconds');
+  await untilTrue('the condition comes true', condition, undefined, async () => {
     await setImmediate();
     clock.advance(50);
-  }
+  });
 }
 
 /** Gives the adapter ample opportunity to do what it must not do. */

@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import {
   KafkaMessageBus,
   ManualClock,
@@ -13,6 +15,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findKafka, startKafka, type KafkaServer } from '../harness/kafka-server.js';
 import { messageBusContract, type BusHarness } from './message-bus.contract.js';
 import { renamed } from './renamed-bus.js';
+import { until } from '../harness/settle.js';
+
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
 
 const found = findKafka();
 const server = found === undefined || found.kind === 'configured' ? undefined : await startKafka();
@@ -30,19 +36,18 @@ function message(topic: string, key: string, value: string): BusMessage {
   return { topic, key, headers: {}, value: JSON.stringify(value) };
 }
 
-async function until(what: string, condition: () => boolean, ms = 30_000): Promise<void> {
-  const deadline = performance.now() + ms;
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`not within ${ms} ms: ${what}`);
-    await delay(10);
-  }
-}
-
 const valueOf = (received: ReceivedMessage) => JSON.parse(received.value) as string;
 
 /** Repeats are allowed; what comes for the first time is in order. */
 function firsts(values: readonly string[]): string[] {
   return [...new Set(values)];
+}
+
+/** What is reachable, in bytes: garbage that waits for its collection is not held. */
+function heldBytes(): number {
+  collectGarbage();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
 }
 
 /** A bus that can be killed: its sockets break, and it opens no more. */
@@ -286,25 +291,24 @@ if (found === undefined) {
           Array.from({ length: 1_000 }, (_, m) => message(topic, `${m % 4}`, `${n + m} ${text}`)),
         );
       }
-      const held = () => {
-        const { heapUsed, external } = process.memoryUsage();
-        return heapUsed + external;
-      };
-      const before = held();
+      const before = heldBytes();
       let most = 0;
       let handled = 0;
+      let batches = 0;
       await bus.consume({
         topic,
         group: randomUUID(),
         maxBatch: 100,
         handle: async (batch) => {
           handled += batch.length;
-          most = Math.max(most, held() - before);
+          batches += 1;
+          if (batches % 20 === 0) most = Math.max(most, heldBytes() - before);
         },
       });
       await until('the backlog is handled', () => handled === 50_000, 50_000);
-      process.stdout.write(`backlog: held at most ${Math.round(most / 1e6)} MB\n`);
-      expect(most).toBeLessThan(100_000_000);
+      process.stdout.write(`backlog: held at most ${(most / 1e6).toFixed(1)} MB of 50 MB\n`);
+      expect(batches).toBeGreaterThanOrEqual(500);
+      expect(most).toBeLessThan(20_000_000);
       await bus.close();
     });
 
@@ -317,11 +321,10 @@ if (found === undefined) {
         await bus.publish([message(topic, 'k', 'before')]);
         await bus.check();
         await broker.kill9();
-        const started = performance.now();
+        // The broker stays dead until this is rejected.
         await expect(bus.publish([message(topic, 'k', 'during')])).rejects.toThrow(
           /no answer of Kafka within 1000 ms: .+/,
         );
-        expect(performance.now() - started).toBeLessThan(1_500);
         await expect(bus.check()).rejects.toThrow();
         await broker.start();
         for (let healthy = false; !healthy;) {

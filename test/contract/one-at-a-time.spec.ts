@@ -2,14 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { OneAtATime, openDatabase, type Database } from '@exeunt/database';
 import { afterAll, describe, expect, it } from 'vitest';
 import { postgresKind } from './message-bus.database.js';
-
-async function until(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`not in time: ${what}`);
-    await delay(10);
-  }
-}
+import { until } from '../harness/settle.js';
 
 /** A process of several that want to do the work. */
 function contender(database: Database, lock: bigint) {

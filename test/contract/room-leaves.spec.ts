@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Database } from '@exeunt/database';
 import {
@@ -23,6 +22,7 @@ import { buildProgram } from '../harness/leave-process.js';
 import { messagesOfARoom, messagesOfLeaves, storedMessages } from '../harness/published-messages.js';
 import { pgliteKind, postgresKind } from './message-bus.database.js';
 import { renamed } from './renamed-bus.js';
+import { until } from '../harness/settle.js';
 
 /* The projection that docs/extending.md shows, on every adapter. */
 
@@ -118,14 +118,6 @@ function inAnotherRoom(message: BusMessage): BusMessage {
   const value = JSON.parse(message.value) as { room_id: string };
   const roomId = `!once-${value.room_id.slice(1, 20).replaceAll(/[^a-zA-Z0-9]/g, '')}:old.example`;
   return { ...message, key: roomId, value: JSON.stringify({ ...value, room_id: roomId }) };
-}
-
-async function until(what: string, condition: () => Promise<boolean> | boolean): Promise<void> {
-  const deadline = performance.now() + 30_000;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`not within 30 seconds: ${what}`);
-    await delay(10);
-  }
 }
 
 function roomLeaves(platform: Platform): void {

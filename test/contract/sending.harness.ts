@@ -11,6 +11,7 @@ import {
   type TransactionSender,
 } from '@exeunt/sending';
 import { parseJson, type CanonicalJson, type JsonObject } from '@exeunt/signing';
+import { until as untilTrue } from '../harness/settle.js';
 
 export function server(name: string): ServerName {
   const parsed = parseServerName(name);
@@ -100,19 +101,17 @@ export class Peers implements TransactionSender {
 }
 
 /**
- * Waits for real work to be done, without moving the clock. Fails after ten seconds. `meanwhile` has the senders look
+ * Waits for real work to be done, without moving the clock. `meanwhile` has the senders look
  * again and again: one that was just looking when the clock moved would look next when it moves again.
  */
 export async function until(
   condition: () => boolean | Promise<boolean>,
   meanwhile: () => void = () => {},
 ): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error('the condition did not come true in ten seconds');
+  await untilTrue('the condition comes true', condition, undefined, () => {
     meanwhile();
-    await setImmediate();
-  }
+    return setImmediate();
+  });
 }
 
 /** Gives whoever must not act ample opportunity to do so: the loop has gone round often after it. */

@@ -3,7 +3,8 @@ import { contentHashMatches } from '@exeunt/pdu';
 import { withKeys, withoutKeys, type JsonObject } from '@exeunt/signing';
 import { delivered, deliveriesOf, importRoom, type ImportedRoom } from '../harness/imported-room.js';
 import { makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { startRemoteServer, type PeerResponse, type RemoteServer } from '../harness/remote-server.js';
 
 let ours: LeaveServer;

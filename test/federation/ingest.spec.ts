@@ -5,7 +5,8 @@ import { JsonNumber, withKeys, type JsonObject, type JsonValue } from '@exeunt/s
 import { messageOf } from '../contract/ingest.harness.js';
 import { deliveriesOf, importOf, importRoom } from '../harness/imported-room.js';
 import { leaveRoom } from '../harness/leaving-user.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { respond, startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 import { RoomBuilder } from '../harness/room-builder.js';
 import {
@@ -229,11 +230,7 @@ describe('PDUs that are handed over by the bus', () => {
         .slice(builder.pdus.length - 4);
     expect(await accepted()).toEqual([before.eventId]);
     silent.keys = 'serve';
-    await settle(
-      'what waited is taken',
-      async () => ((await accepted()).length === 4 ? true : undefined),
-      20_000,
-    );
+    await settle('what waited is taken', async () => ((await accepted()).length === 4 ? true : undefined));
     expect(await accepted()).toEqual([before, joined, resting, behind].map(({ eventId }) => eventId));
     await silent.close();
   });

@@ -3,7 +3,8 @@ import { roomVersionIds } from '@exeunt/room-version';
 import { JsonNumber, withKeys, type JsonObject } from '@exeunt/signing';
 import type { RoomId, UserId } from '@exeunt/pdu';
 import { deliveriesOf, importRoom } from '../harness/imported-room.js';
-import { startLeaveServer, settle, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 import { countersigned, inviteOf, putInvite, resigned, roomOf, text } from '../leaving-harness.js';
 

@@ -7,7 +7,8 @@ import { parseServerName } from '@exeunt/pdu';
 import { isJsonObject, withoutKeys, type JsonObject } from '@exeunt/signing';
 import { importOf, pdusOf } from '../harness/imported-room.js';
 import { buildProgram, startLeaveProcess, type LeaveProcess } from '../harness/leave-process.js';
-import { freePort, settle } from '../harness/leave-server.js';
+import { freePort } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { federationUri, signTemplate } from '../harness/leaving-user.js';
 import { startRemoteServer, type PeerResponse, type RemoteServer } from '../harness/remote-server.js';
 import { RoomBuilder } from '../harness/room-builder.js';
@@ -167,14 +168,10 @@ async function expectWhole(storm: Storm, accepted: ReadonlySet<string>): Promise
 /** The observer has had every leave at least once, each time as it was signed. */
 async function expectObserved({ leaves }: Storm): Promise<void> {
   const sent = new Map(leaves.map(({ event }) => [JSON.stringify(event['signatures']), event]));
-  await settle(
-    'the observer has every leave',
-    () => {
-      const got = new Set(observer.requests.flatMap(pdusOf).map((pdu) => JSON.stringify(pdu['signatures'])));
-      return [...sent.keys()].every((signatures) => got.has(signatures)) ? true : undefined;
-    },
-    30_000,
-  );
+  await settle('the observer has every leave', () => {
+    const got = new Set(observer.requests.flatMap(pdusOf).map((pdu) => JSON.stringify(pdu['signatures'])));
+    return [...sent.keys()].every((signatures) => got.has(signatures)) ? true : undefined;
+  });
   for (const pdu of observer.requests.flatMap(pdusOf)) {
     const event = sent.get(JSON.stringify(pdu['signatures']));
     if (event !== undefined) expect(withoutKeys(pdu, 'unsigned')).toEqual(event);

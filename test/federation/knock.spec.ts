@@ -14,7 +14,8 @@ import {
   sendKnock,
   signTemplate,
 } from '../harness/leaving-user.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { startRemoteServer, type PeerResponse, type RemoteServer } from '../harness/remote-server.js';
 
 const knocking = roomVersionIds.filter((id) => roomVersion(id)!.knocking);

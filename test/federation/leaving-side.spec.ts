@@ -15,7 +15,8 @@ import {
 } from '@exeunt/signing';
 import { delivered, importRoom } from '../harness/imported-room.js';
 import { buildProgram, startLeaveProcess } from '../harness/leave-process.js';
-import { freePort, startLeaveServer, settle, type LeaveServer } from '../harness/leave-server.js';
+import { freePort, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { respond, startRemoteServer, type PeerHandler, type RemoteServer } from '../harness/remote-server.js';
 import {
   countersigned,

@@ -23,7 +23,8 @@ import {
 } from '../../apps/operator/src/destinations.js';
 import { OperatorApi } from '../../apps/operator/src/operator-api.js';
 import { importRoom, type ImportedRoom } from '../harness/imported-room.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { respond, startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 
 /** What the commands of an operator say and do, on a whole server with a peer that is up and one that is not. */

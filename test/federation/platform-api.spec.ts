@@ -13,7 +13,8 @@ import {
 } from '@exeunt/signing';
 import { delivered, importOf, importRoom, type ImportedRoom } from '../harness/imported-room.js';
 import { acceptInvites, makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { respond, startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 import { RoomBuilder } from '../harness/room-builder.js';
 

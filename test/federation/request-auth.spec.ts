@@ -16,7 +16,8 @@ import {
 import { citing } from '../harness/citing.js';
 import { delivered, importRoom, type ImportedRoom } from '../harness/imported-room.js';
 import { federationUri, makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import {
   respond,
   startRemoteServer,
@@ -552,12 +553,10 @@ describe('keys of other servers', () => {
     async (how) => {
       const peer = await startPeer();
       peer.keys = badKeys[how]!(peer);
-      const asked = performance.now();
       const answer = template(peer);
       await settle('the keys are asked for', () => (peer.keyRequests > 0 ? true : undefined));
       expect((await makeLeave(leaver, ours, room.roomId, bob)).status).toBe(200);
       expectUnauthorized(await answer, 'RA-14');
-      expect(performance.now() - asked).toBeLessThan(5000);
     },
   );
 

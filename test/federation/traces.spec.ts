@@ -4,7 +4,8 @@ import { draftEvent } from '@exeunt/room';
 import { isJsonObject, stringifyJson, withKeys, type JsonObject } from '@exeunt/signing';
 import { importRoom, pdusOf } from '../harness/imported-room.js';
 import { makeLeave, sendLeave, signTemplate } from '../harness/leaving-user.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { sendRaw } from '../harness/raw-request.js';
 import {
   respond,

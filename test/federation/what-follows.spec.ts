@@ -3,7 +3,8 @@ import { ROOM_EVENTS_TOPIC } from '@exeunt/message-bus';
 import { parseJson, type JsonObject } from '@exeunt/signing';
 import { importRoom } from '../harness/imported-room.js';
 import { leaveRoom } from '../harness/leaving-user.js';
-import { settle, startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { startLeaveServer, type LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 import { putTransaction } from '../leaving-harness.js';
 

@@ -2,7 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseJson, stringifyJson, type JsonObject, type JsonValue } from '@exeunt/signing';
-import { settle } from './leave-server.js';
+import { settle } from './settle.js';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 

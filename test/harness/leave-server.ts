@@ -115,18 +115,3 @@ export async function startLeaveServer(options: LeaveServerOptions = {}): Promis
     },
   };
 }
-
-/** Tries until `probe` gives something, checking again as soon as the loop is free; fails at the deadline. */
-export async function settle<T>(
-  what: string,
-  probe: () => Promise<T | undefined> | T | undefined,
-  deadlineMs = 10_000,
-): Promise<T> {
-  const end = performance.now() + deadlineMs;
-  for (;;) {
-    const found = await probe();
-    if (found !== undefined) return found;
-    if (performance.now() > end) throw new Error(`did not settle: ${what}`);
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}

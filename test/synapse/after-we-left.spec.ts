@@ -4,7 +4,8 @@ import { roomVersion } from '@exeunt/room-version';
 import { isJsonObject, withKeys, withoutKeys, type JsonObject } from '@exeunt/signing';
 import { federationUri } from '../harness/leaving-user.js';
 import { hasSynapse, startBesideSynapse, type BesideSynapse } from '../harness/beside-synapse.js';
-import { settle, type LeaveServer } from '../harness/leave-server.js';
+import type { LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { startRemoteServer, type RemoteServer } from '../harness/remote-server.js';
 import type { SynapseServer, SynapseUser } from '../harness/synapse-server.js';
 
@@ -107,14 +108,10 @@ describe.skipIf(!hasSynapse())('a real Synapse that missed what came before our 
     });
     expect(answer).toEqual({ pdus: { [String(leave['event_id'])]: {} } });
 
-    const theirs = await settle(
-      'Synapse has the leave',
-      async () => {
-        const event = await synapse.getMembershipEvent(ian.accessToken, roomId, alice);
-        return event?.content['membership'] === 'leave' ? event : undefined;
-      },
-      30_000,
-    ).catch((cause: unknown) => {
+    const theirs = await settle('Synapse has the leave', async () => {
+      const event = await synapse.getMembershipEvent(ian.accessToken, roomId, alice);
+      return event?.content['membership'] === 'leave' ? event : undefined;
+    }).catch((cause: unknown) => {
       throw new Error(synapse.logTail(), { cause });
     });
     expect(theirs).toMatchObject({ event_id: leave['event_id'], content: { reason: 'bye' } });

@@ -11,7 +11,8 @@ import {
   type JsonObject,
 } from '@exeunt/signing';
 import { hasSynapse, startBesideSynapse, type BesideSynapse } from '../harness/beside-synapse.js';
-import { settle, type LeaveServer } from '../harness/leave-server.js';
+import type { LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import type { SynapseServer, SynapseUser } from '../harness/synapse-server.js';
 import { membershipsOf } from '../leaving-harness.js';
 
@@ -77,10 +78,8 @@ describe.skipIf(!hasSynapse())('our user, invited into a room of a real Synapse'
     expect((await invitesOf()).map(({ room_id: id }) => id)).toContain(roomId);
     const path = `/_matrix/client/v3/rooms/${encodeURIComponent(roomId)}/kick`;
     await synapse.client(ian.accessToken).expectOk('POST', path, { user_id: bob, reason: 'a mistake' });
-    await settle(
-      'the invite is gone',
-      async () => ((await invitesOf()).some(({ room_id: id }) => id === roomId) ? undefined : true),
-      20_000,
+    await settle('the invite is gone', async () =>
+      (await invitesOf()).some(({ room_id: id }) => id === roomId) ? undefined : true,
     );
     expect(await leave(roomId)).toMatchObject({
       status: 200,

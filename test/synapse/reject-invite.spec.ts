@@ -13,7 +13,8 @@ import {
 } from '@exeunt/signing';
 
 import { hasSynapse, startBesideSynapse, type BesideSynapse } from '../harness/beside-synapse.js';
-import { settle, type LeaveServer } from '../harness/leave-server.js';
+import type { LeaveServer } from '../harness/leave-server.js';
+import { settle } from '../harness/settle.js';
 import { startRemoteServer, type ReceivedRequest, type RemoteServer } from '../harness/remote-server.js';
 import type { SynapseServer, SynapseUser } from '../harness/synapse-server.js';
 

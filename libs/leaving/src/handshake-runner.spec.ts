@@ -12,9 +12,9 @@ import {
   template,
   timedOut,
   unreachable,
-  until,
   type LeavingStage,
 } from '../../../test/leaving-scripted.js';
+import { settle } from '../../../test/harness/settle.js';
 import type { LeaveClient } from './handshake-runner.js';
 import { leavingMigrations } from './leaving.migration.js';
 import { isFactForTheBus, messageOf } from './facts.js';
@@ -70,7 +70,7 @@ describe('three candidates, the first two dead', () => {
     await stage.leave();
     expect((await stage.store.load(stage.key)).state.invite).toBeUndefined();
     for (const server of [x, y]) {
-      await until(server, () => (stage.residents.log.includes(`make_leave ${server}`) ? true : undefined));
+      await settle(server, () => (stage.residents.log.includes(`make_leave ${server}`) ? true : undefined));
       stage.clock.advance(2_000);
     }
     expect(await lastEvent(stage, 'LeaveCompleted')).toMatchObject({ server: z });
@@ -92,7 +92,7 @@ describe('a room whose servers are all away', () => {
       rounds++;
       const before = (await stage.events()).length;
       stage.clock.advance(failed.nextAttemptAt - stage.clock.now());
-      await until('the next round', async () => ((await stage.events()).length > before ? true : undefined));
+      await settle('the next round', async () => ((await stage.events()).length > before ? true : undefined));
     }
     expect(rounds).toBeLessThan(40);
     await lastEvent(stage, 'RoundFailed');
@@ -108,7 +108,7 @@ describe('a room whose servers are all away', () => {
     await stage.leave('a-leave');
     await lastEvent(stage, 'RoundFailed');
     await stage.store.execute(stage.key, (state) => retryLeave(state, 'a-leave', stage.clock.now()));
-    await until('the second round', () => (stage.residents.log.length === 2 ? true : undefined));
+    await settle('the second round', () => (stage.residents.log.length === 2 ? true : undefined));
     await lastEvent(stage, 'RoundFailed');
     await stage.store.execute(stage.key, (state) => cancelLeave(state, 'a-leave', stage.clock.now()));
     stage.clock.advance(86_400_000);
@@ -126,12 +126,12 @@ describe('a leave whose fate is unknown', () => {
     await stage.invite([x]);
     await stage.leave();
     while ((await stage.status()) === 'retrying') {
-      const failed = await until('an end of the round', async () => {
+      const failed = await settle('an end of the round', async () => {
         const event = (await stage.events()).at(-1);
         return event?.type === 'RoundFailed' || event?.type === 'LeaveCompleted' ? event : undefined;
       });
       if (failed.type === 'RoundFailed') stage.clock.advance(failed.nextAttemptAt - stage.clock.now());
-      await until('a step', async () => ((await stage.events()).at(-1) === failed ? undefined : true));
+      await settle('a step', async () => ((await stage.events()).at(-1) === failed ? undefined : true));
     }
     expect(stage.residents.sent).toHaveLength(1);
     expect(stage.residents.log).toEqual([
@@ -193,7 +193,7 @@ describe('a process that is killed', () => {
         const { parts, isDead } = mortal(at, moment, [stage.store, stage.residents]);
         const doomed = stage.another({ store: parts[0] as LeavingStore, client: parts[1] as LeaveClient });
         doomed.start();
-        await until('the kill or the end', async () =>
+        await settle('the kill or the end', async () =>
           isDead() || (await stage.status()) === 'completed' ? true : undefined,
         );
         wasKilled ||= isDead();
@@ -223,7 +223,7 @@ describe('a process that is killed', () => {
     stage.residents.onMakeLeave = never;
     await stage.invite([x]);
     await stage.leave();
-    await until('asked', () => (stage.residents.asked.length === 1 ? true : undefined));
+    await settle('asked', () => (stage.residents.asked.length === 1 ? true : undefined));
     const beside = stage.another({ isAlone: false });
     beside.start();
     stage.clock.advance(60_000);
@@ -298,7 +298,7 @@ describe('the bus', () => {
     relay.start();
     await stage.invite([x]);
     await stage.leave();
-    await until('three facts', () => (told.length === 3 ? true : undefined));
+    await settle('three facts', () => (told.length === 3 ? true : undefined));
     expect(told).toEqual([
       'exeunt.invite-received.v1',
       'exeunt.leave-started.v1',
