@@ -11,6 +11,8 @@ const alias = Object.fromEntries(
 export default defineConfig({
   resolve: { alias },
   test: {
+    // They mostly wait for servers and disks, so that two share even a machine of two cores well.
+    maxWorkers: 2,
     projects: [
       {
         extends: true,
@@ -41,6 +43,8 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'cluster',
+          // Twenty processes and their load have the machine to themselves.
+          sequence: { groupOrder: 1 },
           include: ['test/cluster/**/*.spec.ts'],
           testTimeout: 180_000,
           hookTimeout: 180_000,
