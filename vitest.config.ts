@@ -13,6 +13,8 @@ export default defineConfig({
   test: {
     // They mostly wait for servers and disks, so that two share even a machine of two cores well.
     maxWorkers: 2,
+    // Loading the same modules for each file would take as long as the tests of the core.
+    isolate: false,
     projects: [
       {
         extends: true,
