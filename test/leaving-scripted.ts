@@ -219,9 +219,26 @@ export function onStage(database: Database, parts: Partial<HandshakeRunnerOption
 }
 
 /** Waits for the newest event of the stream to be of a type. */
-export function lastEvent(stage: LeavingStage, type: LeavingEvent['type']): Promise<LeavingEvent> {
-  return settle(type, async () => {
-    const event = (await stage.events()).at(-1);
-    return event?.type === type ? event : undefined;
-  });
+export function lastEvent(
+  stage: LeavingStage,
+  type: LeavingEvent['type'],
+  between?: (turn: number) => unknown,
+): Promise<LeavingEvent> {
+  return settle(
+    type,
+    async () => {
+      const event = (await stage.events()).at(-1);
+      return event?.type === type ? event : undefined;
+    },
+    undefined,
+    between,
+  );
+}
+
+/** Moves the stage's clock to when the next round is due. */
+export function toNextRound(
+  stage: LeavingStage,
+  { nextAttemptAt }: { readonly nextAttemptAt: number },
+): void {
+  stage.clock.advance(Math.max(0, nextAttemptAt - stage.clock.now()));
 }
