@@ -14,7 +14,7 @@ import {
   type LeavingStage,
 } from '../leaving-scripted.js';
 import suite from './vectors/leave-client.json' with { type: 'json' };
-import { settle } from '../harness/settle.js';
+import { settle, ticking, until } from '../harness/settle.js';
 
 interface Vector {
   readonly id: string;
@@ -187,7 +187,12 @@ describe('vectors/leave-client.json', () => {
         // The first was tried in this round; in the next one it comes after the server of the template.
         expect(await reject([a, b])).toBe('RoundFailed');
         stage.clock.advance(10_000);
-        await settle('the end', async () => ((await stage.status()) === 'completed' ? true : undefined));
+        await until(
+          'the end',
+          async () => (await stage.status()) === 'completed',
+          undefined,
+          ticking(stage.clock),
+        );
         expect(stage.residents.log.slice(-2)).toEqual([`send_leave v2 ${b}`, `send_leave v2 ${a}`]);
         expect(stage.residents.sent).toHaveLength(1);
       },
