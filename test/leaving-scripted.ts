@@ -14,7 +14,7 @@ import { ManualClock } from '@exeunt/message-bus';
 import type { EventId, RoomId, ServerName, UserId } from '@exeunt/pdu';
 import { roomVersion } from '@exeunt/room-version';
 import type { JsonObject, JsonValue } from '@exeunt/signing';
-import { settle } from './harness/settle.js';
+import { settle, ticking, until } from './harness/settle.js';
 
 export const ourName = 'ours.example' as ServerName;
 export const signingKey = { keyId: 'ed25519:ours', seed: new Uint8Array(32).fill(5) };
@@ -219,26 +219,21 @@ export function onStage(database: Database, parts: Partial<HandshakeRunnerOption
 }
 
 /** Waits for the newest event of the stream to be of a type. */
-export function lastEvent(
-  stage: LeavingStage,
-  type: LeavingEvent['type'],
-  between?: (turn: number) => unknown,
-): Promise<LeavingEvent> {
-  return settle(
-    type,
-    async () => {
-      const event = (await stage.events()).at(-1);
-      return event?.type === type ? event : undefined;
-    },
-    undefined,
-    between,
-  );
+export function lastEvent(stage: LeavingStage, type: LeavingEvent['type']): Promise<LeavingEvent> {
+  return settle(type, async () => {
+    const event = (await stage.events()).at(-1);
+    return event?.type === type ? event : undefined;
+  });
 }
 
-/** Moves the stage's clock to when the next round is due. */
-export function toNextRound(
-  stage: LeavingStage,
-  { nextAttemptAt }: { readonly nextAttemptAt: number },
-): void {
-  stage.clock.advance(Math.max(0, nextAttemptAt - stage.clock.now()));
+/** Moves the stage's clock to `at`, when something of the leave is due, and waits for the first event of that. */
+export async function goOnAt(stage: LeavingStage, at: number): Promise<void> {
+  const before = (await stage.events()).length;
+  stage.clock.advance(at - stage.clock.now());
+  await until(
+    'the next step',
+    async () => (await stage.events()).length > before,
+    undefined,
+    ticking(stage.clock),
+  );
 }

@@ -5,6 +5,7 @@ import { leavingMigrations, type LeavingKey } from '@exeunt/leaving';
 import type { ServerName } from '@exeunt/pdu';
 import { isJsonObject, signaturesOf, withoutKeys, type JsonObject } from '@exeunt/signing';
 import {
+  goOnAt,
   http,
   onStage,
   ourName,
@@ -14,7 +15,7 @@ import {
   type LeavingStage,
 } from '../leaving-scripted.js';
 import suite from './vectors/leave-client.json' with { type: 'json' };
-import { settle, ticking, until } from '../harness/settle.js';
+import { settle } from '../harness/settle.js';
 
 interface Vector {
   readonly id: string;
@@ -186,13 +187,8 @@ describe('vectors/leave-client.json', () => {
         stage.residents.onSendLeave = (server) => (server === b ? http(502) : taken);
         // The first was tried in this round; in the next one it comes after the server of the template.
         expect(await reject([a, b])).toBe('RoundFailed');
-        stage.clock.advance(10_000);
-        await until(
-          'the end',
-          async () => (await stage.status()) === 'completed',
-          undefined,
-          ticking(stage.clock),
-        );
+        await goOnAt(stage, stage.clock.now() + 10_000);
+        await settle('the end', async () => ((await stage.status()) === 'completed' ? true : undefined));
         expect(stage.residents.log.slice(-2)).toEqual([`send_leave v2 ${b}`, `send_leave v2 ${a}`]);
         expect(stage.residents.sent).toHaveLength(1);
       },

@@ -16,7 +16,7 @@ import {
 } from '@exeunt/leaving';
 import { ManualClock } from '@exeunt/message-bus';
 import type { RoomId, ServerName, UserId } from '@exeunt/pdu';
-import { settle, ticking } from '../harness/settle.js';
+import { settle, ticking, until } from '../harness/settle.js';
 import { pgliteKind, postgresKind, type DatabaseKind } from './message-bus.database.js';
 
 const migrations = [...leavingMigrations, LeaveAll1700000000050];
@@ -113,16 +113,11 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))('leaving everythi
     return runner;
   }
 
-  const completed = (userId: UserId, between?: (turn: number) => unknown): Promise<LeaveAllRun> =>
-    settle(
-      'the run is completed',
-      async () => {
-        const run = await store.newestOf(userId);
-        return run?.status === 'completed' ? run : undefined;
-      },
-      undefined,
-      between,
-    );
+  const completed = (userId: UserId): Promise<LeaveAllRun> =>
+    settle('the run is completed', async () => {
+      const run = await store.newestOf(userId);
+      return run?.status === 'completed' ? run : undefined;
+    });
 
   it('takes the user out of every room, a bounded number at a time, and ends', async () => {
     const userId = aUser();
@@ -304,7 +299,7 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))('leaving everythi
     }
     for (const userId of houses.keys()) await begin(userId);
     runnerOf(houses).start();
-    await Promise.all([...houses.keys()].map((userId) => completed(userId)));
+    await Promise.all([...houses.keys()].map(completed));
     expect([...houses.values()].map(({ rooms }) => rooms.size)).toEqual([0, 0, 0, 0, 0]);
   });
 
@@ -326,7 +321,9 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))('leaving everythi
     expect(await store.newestOf(one)).toMatchObject({ status: 'running', sweeps: 0 });
     isReadable = true;
     clock.advance(10_000);
-    await completed(one, ticking(clock));
+    const isSwept = async (): Promise<boolean> => (await store.newestOf(one))!.sweeps > 0;
+    await until('its rooms are looked through', isSwept, undefined, ticking(clock));
+    await completed(one);
     expect(houses.get(one)!.rooms.size).toBe(0);
   });
 

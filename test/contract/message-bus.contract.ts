@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { BusMessage, ManualClock, MessageBus, ReceivedMessage } from '@exeunt/message-bus';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { until as untilTrue } from '../harness/settle.js';
+import { ticking, until as untilTrue } from '../harness/settle.js';
 
 /** A bus under test on a store that outlives it. */
 export interface BusUnderTest {
@@ -34,10 +34,7 @@ function message(key: string, value: string, topic = TOPIC): BusMessage {
 
 /** Moves the clock while it waits, so that polls and pauses pass. */
 async function until(clock: ManualClock, condition: () => boolean): Promise<void> {
-  await untilTrue('the condition comes true', condition, undefined, async () => {
-    await setImmediate();
-    clock.advance(50);
-  });
+  await untilTrue('the condition comes true', condition, undefined, ticking(clock));
 }
 
 /** Gives the adapter ample opportunity to do what it must not do. */
