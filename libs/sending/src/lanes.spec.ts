@@ -39,20 +39,29 @@ describe('how many attempts may be begun', () => {
   });
 
   it('at a doubtful lane is no more than is allowed, and another has what it is allowed', () => {
-    const allowed = { ...full, failing: { attempts: 2.9, at: now } };
+    const allowed = { ...full, failing: { attempts: 2.9, at: now, isOpen: true } };
     expect(mayBegin({ concurrency: 100, active: none, allowed, isCrowded: false })).toMatchObject({
       untried: 50,
       failing: 2,
     });
   });
 
+  it('at a doubtful lane is nothing before its allowance is worth a look', () => {
+    const allowed = { ...full, failing: { attempts: 9, at: now, isOpen: false } };
+    expect(mayBegin({ concurrency: 100, active: none, allowed, isCrowded: false })).toMatchObject({
+      untried: 50,
+      failing: 0,
+    });
+  });
+
   it.each([
-    [100, 6],
-    [32, 2],
-    [20, 1],
+    [100, 25],
+    [32, 8],
+    [20, 5],
+    [3, 1],
     [1, 1],
     [0, 0],
-  ])('where proven ones wait for %i free workers is one in sixteen for the doubtful', (free, doubtful) => {
+  ])('where proven ones wait for %i free workers is one in four for the doubtful', (free, doubtful) => {
     const active = { ...none, proven: 100 - free };
     const limits = mayBegin({ concurrency: 100, active, allowed: full, isCrowded: true });
     expect(limits).toEqual({ all: free, doubtful, untried: doubtful, failing: doubtful });
@@ -90,11 +99,27 @@ describe('the allowance of a doubtful lane', () => {
   });
 
   it('takes more than there was for all there was', () => {
-    expect(used({ attempts: 3, at: now }, 5).attempts).toBe(0);
+    expect(used({ attempts: 3, at: now, isOpen: true }, 5)).toEqual({ attempts: 0, at: now, isOpen: false });
   });
 
   it('loses nothing to a clock that goes back', () => {
-    expect(grown({ attempts: 3, at: now }, now - 5_000)).toEqual({ attempts: 3, at: now - 5_000 });
+    const allowance = { attempts: 3, at: now, isOpen: false };
+    expect(grown(allowance, now - 5_000)).toEqual({ ...allowance, at: now - 5_000 });
+  });
+
+  it('is spent to its end, and then not again before it is worth a look', () => {
+    let allowance = used(fullAllowance(now), 98);
+    expect(allowance).toMatchObject({ attempts: 2, isOpen: true });
+    allowance = used(allowance, 2);
+    expect(allowance.isOpen).toBe(false);
+    expect(grown(allowance, now + 199).isOpen).toBe(false);
+    expect(grown(allowance, now + 200)).toMatchObject({ attempts: 10, isOpen: true });
+  });
+
+  it('goes on at once with what deliveries have added', () => {
+    let allowance = used(fullAllowance(now), 100);
+    for (let delivery = 0; delivery < 5; delivery += 1) allowance = rewarded(allowance);
+    expect(grown(allowance, now)).toMatchObject({ attempts: 10, isOpen: true });
   });
 
   it('is doubled by servers that all are there', () => {
@@ -109,8 +134,12 @@ describe('the allowance of a doubtful lane', () => {
     [5, 100],
     [9.99, 1],
   ])('of %d is worth a look in %d ms', (attempts, waitMs) => {
-    const allowance = { attempts, at: now };
+    const allowance = grown({ attempts, at: now, isOpen: false }, now);
     expect(untilWorthALook(allowance)).toBe(waitMs);
-    expect(grown(allowance, now + waitMs).attempts).toBeGreaterThanOrEqual(10);
+    expect(grown(allowance, now + waitMs).isOpen).toBe(true);
+  });
+
+  it('that is being spent is worth a look now', () => {
+    expect(untilWorthALook({ attempts: 1, at: now, isOpen: true })).toBe(0);
   });
 });

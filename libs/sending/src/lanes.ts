@@ -15,6 +15,8 @@ export interface Allowance {
   readonly attempts: number;
   /** When it was reckoned, ms since the epoch. */
   readonly at: number;
+  /** Whether it is being spent: from when it is worth a look until nothing is left. */
+  readonly isOpen: boolean;
 }
 
 /**
@@ -26,31 +28,37 @@ const FRUITLESS_PER_SECOND = 50;
 const MOST_ALLOWED = 100;
 /** What a delivery adds: itself, and one more, so that servers which all are there are soon sent to at full speed. */
 const ADDED_BY_DELIVERY = 2;
-/** Is waited for, so that they are begun by the dozen. */
+/**
+ * Is waited for, so that they are begun by the dozen: reading what is frozen for a failing one and recording its failure
+ * cost a statement each, and those that go to proven ones by the same look wait for the first.
+ */
 const WORTH_A_LOOK = 10;
 
 export function fullAllowance(now: number): Allowance {
-  return { attempts: MOST_ALLOWED, at: now };
+  return { attempts: MOST_ALLOWED, at: now, isOpen: true };
 }
 
 /** What the allowance has grown to at `now`. A clock that goes back takes nothing away. */
-export function grown({ attempts, at }: Allowance, now: number): Allowance {
+export function grown({ attempts, at, isOpen }: Allowance, now: number): Allowance {
   const more = (Math.max(0, now - at) / 1_000) * FRUITLESS_PER_SECOND;
-  return { attempts: Math.min(MOST_ALLOWED, attempts + more), at: now };
+  const sum = Math.min(MOST_ALLOWED, attempts + more);
+  return { attempts: sum, at: now, isOpen: isOpen || sum >= WORTH_A_LOOK };
 }
 
 /** After so many attempts were begun. */
-export function used({ attempts, at }: Allowance, begun: number): Allowance {
-  return { attempts: Math.max(0, attempts - begun), at };
+export function used({ attempts, at, isOpen }: Allowance, begun: number): Allowance {
+  const left = Math.max(0, attempts - begun);
+  return { attempts: left, at, isOpen: isOpen && left >= 1 };
 }
 
 /** After one of them was delivered. */
-export function rewarded({ attempts, at }: Allowance): Allowance {
-  return { attempts: Math.min(MOST_ALLOWED, attempts + ADDED_BY_DELIVERY), at };
+export function rewarded(allowance: Allowance): Allowance {
+  return { ...allowance, attempts: Math.min(MOST_ALLOWED, allowance.attempts + ADDED_BY_DELIVERY) };
 }
 
 /** How long until the allowance is worth a look again, ms; 0 where it is. */
-export function untilWorthALook({ attempts }: Allowance): number {
+export function untilWorthALook({ attempts, isOpen }: Allowance): number {
+  if (isOpen) return 0;
   return Math.max(0, Math.ceil(((WORTH_A_LOOK - attempts) / FRUITLESS_PER_SECOND) * 1_000));
 }
 
@@ -65,7 +73,7 @@ export interface Limits {
 /**
  * How many attempts may be begun now. One that hangs holds a worker until the time-out, so the doubtful lanes never
  * have more than half of the workers each, and three quarters together: some are always there for servers that answer.
- * Where proven ones wait for a worker, one in sixteen free ones is for the doubtful, and never none.
+ * Where proven ones wait for a worker, one in four free ones is for the doubtful, and never none.
  */
 export function mayBegin(facts: {
   readonly concurrency: number;
@@ -79,10 +87,12 @@ export function mayBegin(facts: {
   const all = Math.max(0, concurrency - active.proven - active.untried - active.failing);
   const half = Math.ceil(concurrency / 2);
   const ofBoth = Math.ceil((concurrency * 3) / 4) - active.untried - active.failing;
-  const most = isCrowded ? Math.max(1, Math.floor(all / 16)) : all;
+  const most = isCrowded ? Math.max(1, Math.floor(all / 4)) : all;
   const doubtful = Math.max(0, Math.min(all, most, ofBoth));
   const share = (lane: DoubtfulLane): number =>
-    Math.max(0, Math.min(doubtful, half - active[lane], Math.floor(allowed[lane].attempts)));
+    allowed[lane].isOpen
+      ? Math.max(0, Math.min(doubtful, half - active[lane], Math.floor(allowed[lane].attempts)))
+      : 0;
   return { all, doubtful, untried: share('untried'), failing: share('failing') };
 }
 
