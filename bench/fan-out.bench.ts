@@ -60,6 +60,8 @@ const CONCURRENCY = 100;
 const BATCH = 100;
 /** Deliveries under way in a stream, in leaves: the next leave comes when fewer are left. */
 const STREAM_AHEAD = 2;
+/** Before a stream, unmeasured. */
+const WARMING_LEAVES = 20;
 /** How long the dead have to be first met; by then many are retried, and the others are still to be met. */
 const UNTIL_RETRIED_MS = 20_000;
 /** Kept-alive connections end after four seconds. */
@@ -299,9 +301,7 @@ async function amongTheDead() {
   }
   progress(`${failed} attempts have failed`);
   failed = 0;
-  const stopProfile = profile === undefined ? undefined : await startProfile(profile);
-  const retried = await stream('dead servers are retried', streamSeconds);
-  await stopProfile?.();
+  const retried = await stream('dead servers are retried', streamSeconds, profile);
   const retries = failed;
   const memory = await watchMemory();
   await database.query(`DELETE FROM sender_destinations WHERE destination <> ALL($1::text[])`, [live]);
@@ -328,10 +328,11 @@ async function amongTheDead() {
 }
 
 /** Leaves to all that live, the next as soon as few deliveries are left, for so long. */
-async function stream(what: string, seconds: number): Promise<Rate> {
-  // Connections that ended since the last stream are made before this one.
-  await sendLeaves(leavesTo(live, 1));
+async function stream(what: string, seconds: number, profileTo?: string): Promise<Rate> {
+  // Connections that ended since the last stream are made before this one, and what was collected meanwhile is there again.
+  for (let leave = 0; leave < WARMING_LEAVES; leave += 1) await sendLeaves(leavesTo(live, 1));
   await peers.ask({ kind: 'count', forget: false });
+  const stopProfile = profileTo === undefined ? undefined : await startProfile(profileTo);
   const start = {
     sender: process.cpuUsage(),
     postgres: cpuSecondsOf(postgres),
@@ -347,6 +348,7 @@ async function stream(what: string, seconds: number): Promise<Rate> {
     await reached(begun + queued - (STREAM_AHEAD - 1) * live.length);
   }
   await reached(begun + queued);
+  await stopProfile?.();
   const elapsedMs = performance.now() - start.at;
   const { user, system } = process.cpuUsage(start.sender);
   const postgresSeconds = cpuSecondsOf(postgres) - start.postgres;
