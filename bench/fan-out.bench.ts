@@ -60,7 +60,6 @@ const CONCURRENCY = 100;
 const BATCH = 100;
 /** Deliveries under way in a stream, in leaves: the next leave comes when fewer are left. */
 const STREAM_AHEAD = 2;
-/** Before a stream, unmeasured. */
 const WARMING_LEAVES = 20;
 /** How long the dead have to be first met; by then many are retried, and the others are still to be met. */
 const UNTIL_RETRIED_MS = 20_000;
@@ -286,8 +285,9 @@ function rateOf(
 
 /** A stream of leaves to those that live: alone, while the dead are first met, while they are retried, and alone. */
 async function amongTheDead() {
-  await sendLeaves(leavesTo(live, 2));
+  await warmUp();
   const alone = await stream('no dead servers', streamSeconds);
+  await warmUp();
   progress(`${deadCount} dead servers are due`);
   await sender.queue.enqueue(leavesTo(dead, 3), Date.now());
   failed = 0;
@@ -300,13 +300,14 @@ async function amongTheDead() {
     if (row!.unmet <= deadCount / 10) break;
   }
   progress(`${failed} attempts have failed`);
+  await warmUp();
   failed = 0;
   const retried = await stream('dead servers are retried', streamSeconds, profile);
   const retries = failed;
   const memory = await watchMemory();
   await database.query(`DELETE FROM sender_destinations WHERE destination <> ALL($1::text[])`, [live]);
   await database.query(`DELETE FROM sender_queue WHERE destination <> ALL($1::text[])`, [live]);
-  await delay(1_000);
+  await warmUp();
   const after = await stream('no dead servers again', streamSeconds);
   const baseline = (alone.perSecond + after.perSecond) / 2;
   const value = Math.min(met.perSecond, retried.perSecond);
@@ -327,10 +328,13 @@ async function amongTheDead() {
   };
 }
 
+/** Before a stream: connections that have ended are made again, and the code that was given up is compiled again. */
+async function warmUp(): Promise<void> {
+  for (let leave = 0; leave < WARMING_LEAVES; leave += 1) await sendLeaves(leavesTo(live, 1));
+}
+
 /** Leaves to all that live, the next as soon as few deliveries are left, for so long. */
 async function stream(what: string, seconds: number, profileTo?: string): Promise<Rate> {
-  // Connections that ended since the last stream are made before this one, and what was collected meanwhile is there again.
-  for (let leave = 0; leave < WARMING_LEAVES; leave += 1) await sendLeaves(leavesTo(live, 1));
   await peers.ask({ kind: 'count', forget: false });
   const stopProfile = profileTo === undefined ? undefined : await startProfile(profileTo);
   const start = {

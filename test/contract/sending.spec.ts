@@ -538,7 +538,7 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
                   case 'attempt': {
                     if (state.kind === 'sending') continue;
                     const claimed = await queue.claim({
-                      limits: { all: 1, doubtful: 1, untried: 1, failing: 1 },
+                      limits: { proven: 1, untried: 1, failing: 1 },
                       now,
                       claimUntil: now + 1_000_000,
                       claim: `${now}`,

@@ -133,10 +133,10 @@ const dueOf = (lane: Lane, limit: string): string =>
 const CLAIM = `
   WITH untried AS MATERIALIZED (${dueOf('untried', '$4::int')}),
   failing AS MATERIALIZED (
-    ${dueOf('failing', 'least($5::int, $6::int - (SELECT count(*) FROM untried))')}
+    ${dueOf('failing', '$5::int')}
   ),
   proven AS MATERIALIZED (
-    ${dueOf('proven', '$7::int - (SELECT count(*) FROM untried) - (SELECT count(*) FROM failing)')}
+    ${dueOf('proven', '$6::int')}
   )
   UPDATE sender_destinations AS d SET claim = $1, due_at = $2::bigint, state = 'sending'
     FROM (SELECT * FROM failing UNION ALL SELECT * FROM untried UNION ALL SELECT * FROM proven) AS due
@@ -324,8 +324,7 @@ export class DestinationQueue {
 
   /**
    * Takes destinations that are due, of each lane those that have been for longest, and gives what each has to be
-   * sent: the transaction that is frozen, or else one frozen now from the oldest PDUs. Those of the doubtful lanes come
-   * first, up to their limits, the proven ones get all that is left. Until `claimUntil`, or until an outcome is
+   * sent: the transaction that is frozen, or else one frozen now from the oldest PDUs. Until `claimUntil`, or until an outcome is
    * recorded, nobody else gets them. Destinations that turn out to have nothing waiting are put to rest, and so are
    * those that were parked by hand while a process sent to them that died. `looked`: how many of each lane were due.
    */
@@ -345,15 +344,7 @@ export class DestinationQueue {
       const due = await tx.query<ClaimedRow>({
         name: 'sending-claim',
         text: CLAIM,
-        values: [
-          claim,
-          String(claimUntil),
-          String(now),
-          limits.untried,
-          limits.failing,
-          limits.doubtful,
-          limits.all,
-        ],
+        values: [claim, String(claimUntil), String(now), limits.untried, limits.failing, limits.proven],
       });
       const rows = due.filter((row) => row.parked_at === null);
       const thawed = rows.filter((row) => row.txn_id === null).map((row) => row.destination);

@@ -40,7 +40,6 @@ import {
   fullAllowance,
   grown,
   LANES,
-  limitOf,
   mayBegin,
   rewarded,
   untilWorthALook,
@@ -103,8 +102,8 @@ export interface FederationSenderOptions {
   readonly isAlone?: boolean;
   readonly bounds?: Partial<BackoffBounds>;
   /**
-   * Destinations served at the same time; those that fail and those that nothing was ever delivered to get at most
-   * half each. Default 100.
+   * Destinations served at the same time of those that answered the last time; of those that fail and of those that
+   * nothing was ever delivered to half as many each, besides. Default 100.
    */
   readonly concurrency?: number;
   /** When an attempt is given up. Default 60,000: later than the client's own limit. */
@@ -156,6 +155,7 @@ export class FederationSender {
   readonly #active = new Set<Promise<void>>();
   readonly #activeIn: Record<Lane, number> = { proven: 0, untried: 0, failing: 0 };
   readonly #allowed: Record<DoubtfulLane, Allowance>;
+  /** Whether the last look had no worker left for more proven destinations. */
   #isCrowded = false;
   readonly #deliveries: JoinedWrites<Delivery>;
   readonly #failures: JoinedWrites<FailedAttempt & { readonly recorded: () => void }>;
@@ -313,7 +313,8 @@ export class FederationSender {
   /** Puts free workers to due destinations; gives what more may be begun and of which lanes there is more. */
   async #begin(): Promise<{ readonly left: Limits; readonly isMoreDue: (lane: Lane) => boolean }> {
     const limits = this.#mayBegin();
-    if (limits.all === 0 || this.#stopping) return { left: limits, isMoreDue: () => true };
+    if (LANES.every((lane) => limits[lane] === 0) || this.#stopping)
+      return { left: limits, isMoreDue: () => true };
     const now = this.#clock.now();
     const claim = randomUUID();
     const { transactions, looked } = await this.queue
@@ -346,12 +347,11 @@ export class FederationSender {
       this.#active.add(work);
       this.#activeIn[lane] += 1;
     }
-    this.#isCrowded = looked.proven > 0 && looked.proven + looked.untried + looked.failing >= limits.all;
+    this.#isCrowded = looked.proven >= limits.proven;
     const left = this.#mayBegin();
+    const isMoreDue = (lane: Lane) => looked[lane] >= limits[lane];
     // Some of those that were looked at had nothing waiting: there may be more that are due.
-    const all = looked.proven + looked.untried + looked.failing;
-    const isMoreDue = (lane: Lane) => all === limits.all || looked[lane] >= limitOf(lane, limits);
-    if (LANES.some((lane) => looked[lane] > 0 && isMoreDue(lane) && limitOf(lane, left) > 0)) {
+    if (LANES.some((lane) => looked[lane] > 0 && isMoreDue(lane) && left[lane] > 0)) {
       this.#news.ring();
     }
     return { left, isMoreDue };
@@ -359,11 +359,10 @@ export class FederationSender {
 
   #mayBegin(): Limits {
     const now = this.#clock.now();
-    this.#allowed.untried = grown(this.#allowed.untried, now);
-    this.#allowed.failing = grown(this.#allowed.failing, now);
+    this.#allowed.untried = grown(this.#allowed.untried, now, this.#isCrowded);
+    this.#allowed.failing = grown(this.#allowed.failing, now, this.#isCrowded);
     const { concurrency = 100 } = this.#options;
-    const isCrowded = this.#isCrowded;
-    return mayBegin({ concurrency, active: this.#activeIn, allowed: this.#allowed, isCrowded });
+    return mayBegin({ concurrency, active: this.#activeIn, allowed: this.#allowed });
   }
 
   /** `left`: what more may be begun now. `isMoreDue`: the lanes of which the last look has left some. */
@@ -371,18 +370,16 @@ export class FederationSender {
     { left, isMoreDue }: { readonly left: Limits; readonly isMoreDue: (lane: Lane) => boolean },
     pollMs: number,
   ): Promise<number> {
-    // Without a worker there is nothing to do before one is free.
-    if (left.all === 0) return pollMs;
     const now = this.#clock.now();
     const waits = DOUBTFUL.filter((lane) => isMoreDue(lane) && left[lane] === 0)
-      .map((lane) => untilWorthALook(this.#allowed[lane]))
+      .map((lane) => untilWorthALook(this.#allowed[lane], this.#isCrowded))
       .filter((growsMs) => growsMs > 0);
     // While attempts are under way it looks at each that ends; asking each time as well when is next would cost more.
     if (this.#active.size === 0) {
       const due = await this.queue.nextDue();
       for (const lane of LANES) {
         const dueMs = (due[lane] ?? Infinity) - now;
-        if (limitOf(lane, left) > 0) waits.push(dueMs > 0 ? dueMs : SHORTEST_WAIT_MS);
+        if (left[lane] > 0) waits.push(dueMs > 0 ? dueMs : SHORTEST_WAIT_MS);
       }
     }
     return Math.min(pollMs, ...waits);

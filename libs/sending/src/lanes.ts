@@ -24,6 +24,8 @@ export interface Allowance {
  * than a delivery. Those that are delivered are free.
  */
 const FRUITLESS_PER_SECOND = 50;
+/** The same while proven destinations wait for a worker: each takes the time of some ten deliveries from them. */
+const FRUITLESS_WHILE_CROWDED = 20;
 /** The allowance of a second in which nothing was begun. */
 const MOST_ALLOWED = 100;
 /** What a delivery adds: itself, and one more, so that servers which all are there are soon sent to at full speed. */
@@ -38,9 +40,12 @@ export function fullAllowance(now: number): Allowance {
   return { attempts: MOST_ALLOWED, at: now, isOpen: true };
 }
 
-/** What the allowance has grown to at `now`. A clock that goes back takes nothing away. */
-export function grown({ attempts, at, isOpen }: Allowance, now: number): Allowance {
-  const more = (Math.max(0, now - at) / 1_000) * FRUITLESS_PER_SECOND;
+/**
+ * What the allowance has grown to at `now`; `isCrowded`: whether proven destinations have waited for a worker meanwhile. A
+ * clock that goes back takes nothing away.
+ */
+export function grown({ attempts, at, isOpen }: Allowance, now: number, isCrowded: boolean): Allowance {
+  const more = (Math.max(0, now - at) / 1_000) * perSecond(isCrowded);
   const sum = Math.min(MOST_ALLOWED, attempts + more);
   return { attempts: sum, at: now, isOpen: isOpen || sum >= WORTH_A_LOOK };
 }
@@ -57,46 +62,38 @@ export function rewarded(allowance: Allowance): Allowance {
 }
 
 /** How long until the allowance is worth a look again, ms; 0 where it is. */
-export function untilWorthALook({ attempts, isOpen }: Allowance): number {
+export function untilWorthALook({ attempts, isOpen }: Allowance, isCrowded: boolean): number {
   if (isOpen) return 0;
-  return Math.max(0, Math.ceil(((WORTH_A_LOOK - attempts) / FRUITLESS_PER_SECOND) * 1_000));
+  return Math.max(0, Math.ceil(((WORTH_A_LOOK - attempts) / perSecond(isCrowded)) * 1_000));
 }
 
-/** How many attempts may be begun: in all, at the doubtful lanes together, and at each of these. */
-export interface Limits {
-  readonly all: number;
-  readonly doubtful: number;
-  readonly untried: number;
-  readonly failing: number;
+function perSecond(isCrowded: boolean): number {
+  return isCrowded ? FRUITLESS_WHILE_CROWDED : FRUITLESS_PER_SECOND;
 }
+
+/** How many attempts may be begun at destinations of each lane. */
+export type Limits = Readonly<Record<Lane, number>>;
 
 /**
- * How many attempts may be begun now. One that hangs holds a worker until the time-out, so the doubtful lanes never
- * have more than half of the workers each, and three quarters together: some are always there for servers that answer.
- * Where proven ones wait for a worker, one in four free ones is for the doubtful, and never none.
+ * How many attempts may be begun now. Proven destinations have `concurrency` workers, and each doubtful lane has half as
+ * many of its own: an attempt that hangs holds its worker until the time-out, and must hold up none that would be answered.
  */
 export function mayBegin(facts: {
   readonly concurrency: number;
   /** Attempts under way. */
   readonly active: Readonly<Record<Lane, number>>;
   readonly allowed: Readonly<Record<DoubtfulLane, Allowance>>;
-  /** Whether the last look had too few workers for all that were due. */
-  readonly isCrowded: boolean;
 }): Limits {
-  const { concurrency, active, allowed, isCrowded } = facts;
-  const all = Math.max(0, concurrency - active.proven - active.untried - active.failing);
-  const half = Math.ceil(concurrency / 2);
-  const ofBoth = Math.ceil((concurrency * 3) / 4) - active.untried - active.failing;
-  const most = isCrowded ? Math.max(1, Math.floor(all / 4)) : all;
-  const doubtful = Math.max(0, Math.min(all, most, ofBoth));
-  const share = (lane: DoubtfulLane): number =>
-    allowed[lane].isOpen
-      ? Math.max(0, Math.min(doubtful, half - active[lane], Math.floor(allowed[lane].attempts)))
+  const { concurrency, active, allowed } = facts;
+  const ofDoubtful = (lane: DoubtfulLane): number => {
+    const { attempts, isOpen } = allowed[lane];
+    return isOpen
+      ? Math.max(0, Math.min(Math.ceil(concurrency / 2) - active[lane], Math.floor(attempts)))
       : 0;
-  return { all, doubtful, untried: share('untried'), failing: share('failing') };
-}
-
-/** How many of them may be of one lane. */
-export function limitOf(lane: Lane, limits: Limits): number {
-  return lane === 'proven' ? limits.all : limits[lane];
+  };
+  return {
+    proven: Math.max(0, concurrency - active.proven),
+    untried: ofDoubtful('untried'),
+    failing: ofDoubtful('failing'),
+  };
 }
