@@ -160,6 +160,8 @@ try {
   await sendLeaves(leavesTo(few, 200));
   await sendLeaves(leavesTo(live.slice(0, 200), 3));
   await bare.send(bareTransactions(leavesTo(few, 200)));
+  await warmUp();
+  await bare.send(bareTransactions(leavesTo(live, WARMING_LEAVES), 1));
   await peers.ask({ kind: 'count', forget: true });
 
   const many = only === undefined || only === 'many' ? await compared('many', live, 1) : undefined;
