@@ -629,6 +629,21 @@ function sendingContract(name: string, open: () => Promise<Database>): void {
         await until(() => peers.got.filter((got) => got.destination.startsWith('strange')).length === 4);
       });
 
+      it('that hang, strange or failing, leave even a single worker to those that answer', async () => {
+        const { queue, drained, clock, outcomes } = given({ concurrency: 1, attemptTimeoutMs: 60_000 });
+        peers.answer('failing.test', answers.down);
+        await queue(pdu(1, ['live.test', 'failing.test']));
+        await drained('live.test');
+        await until(() => outcomes.length === 2);
+        for (const name of ['failing.test', 'strange.test']) peers.answer(name, () => new Promise(() => {}));
+        clock.advance(5_000);
+        await queue(pdu(2, ['strange.test']));
+        await until(() => peers.got.length === 4);
+        await queue(pdu(3, ['live.test']));
+        await drained('live.test');
+        expect(peers.to('live.test').flatMap((got) => got.numbers)).toEqual([1, 3]);
+      });
+
       it('that fail at once, however many, are tried only so often', async () => {
         const dead = numbers(1, 300).map((n) => `dead${n}.test`);
         const { queue, clock, outcomes } = given();

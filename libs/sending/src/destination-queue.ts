@@ -324,9 +324,10 @@ export class DestinationQueue {
 
   /**
    * Takes destinations that are due, of each lane those that have been for longest, and gives what each has to be
-   * sent: the transaction that is frozen, or else one frozen now from the oldest PDUs. Until `claimUntil`, or until an outcome is
-   * recorded, nobody else gets them. Destinations that turn out to have nothing waiting are put to rest, and so are
-   * those that were parked by hand while a process sent to them that died. `looked`: how many of each lane were due.
+   * sent: the transaction that is frozen, or else one frozen now from the oldest PDUs. Until `claimUntil`, or until an
+   * outcome is recorded, nobody else gets them. Destinations that turn out to have nothing waiting are put to rest, and
+   * so are those that were parked by hand while a process sent to them that died. `looked`: how many of each lane were
+   * due.
    */
   async claim(options: {
     readonly limits: Limits;

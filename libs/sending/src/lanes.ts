@@ -31,8 +31,8 @@ const MOST_ALLOWED = 100;
 /** What a delivery adds: itself, and one more, so that servers which all are there are soon sent to at full speed. */
 const ADDED_BY_DELIVERY = 2;
 /**
- * Is waited for, so that they are begun by the dozen: reading what is frozen for a failing one and recording its failure
- * cost a statement each, and those that go to proven ones by the same look wait for the first.
+ * Is waited for, so that they are begun by the dozen: reading what is frozen for a failing one and recording its
+ * failure cost a statement each, and those that go to proven ones by the same look wait for the first.
  */
 const WORTH_A_LOOK = 10;
 
@@ -41,8 +41,8 @@ export function fullAllowance(now: number): Allowance {
 }
 
 /**
- * What the allowance has grown to at `now`; `isCrowded`: whether proven destinations have waited for a worker meanwhile. A
- * clock that goes back takes nothing away.
+ * What the allowance has grown to at `now`; `isCrowded`: whether proven destinations have waited for a worker
+ * meanwhile. A clock that goes back takes nothing away.
  */
 export function grown({ attempts, at, isOpen }: Allowance, now: number, isCrowded: boolean): Allowance {
   const more = (Math.max(0, now - at) / 1_000) * perSecond(isCrowded);
@@ -75,8 +75,8 @@ function perSecond(isCrowded: boolean): number {
 export type Limits = Readonly<Record<Lane, number>>;
 
 /**
- * How many attempts may be begun now. Proven destinations have `concurrency` workers, and each doubtful lane has half as
- * many of its own: an attempt that hangs holds its worker until the time-out, and must hold up none that would be answered.
+ * How many attempts may be begun now. Proven destinations have `concurrency` workers, and each doubtful lane has half
+ * as many of its own: an attempt that hangs holds its worker until the time-out, and must hold up nobody who answers.
  */
 export function mayBegin(facts: {
   readonly concurrency: number;
