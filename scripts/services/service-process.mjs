@@ -284,6 +284,8 @@ export class ServiceContainer {
     await docker(['rm', '--force', '--volumes', this.#id]);
     this.#id = undefined;
     this.#isRunning = false;
+    // Before its input ends, or it would remove the container once more.
+    this.#watcher?.kill('SIGKILL');
     this.#watcher?.stdin.destroy();
   }
 
