@@ -158,9 +158,8 @@ let leavesMade = 0;
 try {
   progress(`${peerCount} servers that live; warming up`);
   await sendLeaves(leavesTo(few, 200));
-  await sendLeaves(leavesTo(live.slice(0, 200), 3));
-  await bare.send(bareTransactions(leavesTo(few, 200)));
   await warmUp();
+  await bare.send(bareTransactions(leavesTo(few, 200)));
   await bare.send(bareTransactions(leavesTo(live, WARMING_LEAVES), 1));
   await peers.ask({ kind: 'count', forget: true });
 
@@ -330,7 +329,7 @@ async function amongTheDead() {
   };
 }
 
-/** Before a stream: connections that have ended are made again, and the code that was given up is compiled again. */
+/** Makes connections that have ended again, and code run often enough to be compiled. */
 async function warmUp(): Promise<void> {
   for (let leave = 0; leave < WARMING_LEAVES; leave += 1) await sendLeaves(leavesTo(live, 1));
 }
@@ -354,10 +353,10 @@ async function stream(what: string, seconds: number, profileTo?: string): Promis
     await reached(begun + queued - (STREAM_AHEAD - 1) * live.length);
   }
   await reached(begun + queued);
-  await stopProfile?.();
   const elapsedMs = performance.now() - start.at;
   const { user, system } = process.cpuUsage(start.sender);
   const postgresSeconds = cpuSecondsOf(postgres) - start.postgres;
+  await stopProfile?.();
   const count = (await peers.ask({ kind: 'count', forget: false })) as PeersCount;
   checked(count, queued);
   const cpuSeconds = { sender: (user + system) / 1e6, postgres: postgresSeconds, peers: count.cpuSeconds };

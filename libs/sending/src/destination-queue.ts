@@ -128,16 +128,12 @@ interface FrozenRow {
 const dueOf = (lane: Lane, limit: string): string =>
   `SELECT destination, '${lane}' AS lane FROM sender_destinations
     WHERE due_at <= $3::bigint AND ${LANE_CONDITION[lane]}
-    ORDER BY due_at LIMIT ${limit} FOR UPDATE SKIP LOCKED`;
+    ORDER BY due_at LIMIT ${limit}::int FOR UPDATE SKIP LOCKED`;
 
 const CLAIM = `
-  WITH untried AS MATERIALIZED (${dueOf('untried', '$4::int')}),
-  failing AS MATERIALIZED (
-    ${dueOf('failing', '$5::int')}
-  ),
-  proven AS MATERIALIZED (
-    ${dueOf('proven', '$6::int')}
-  )
+  WITH untried AS MATERIALIZED (${dueOf('untried', '$4')}),
+  failing AS MATERIALIZED (${dueOf('failing', '$5')}),
+  proven AS MATERIALIZED (${dueOf('proven', '$6')})
   UPDATE sender_destinations AS d SET claim = $1, due_at = $2::bigint, state = 'sending'
     FROM (SELECT * FROM failing UNION ALL SELECT * FROM untried UNION ALL SELECT * FROM proven) AS due
    WHERE d.destination = due.destination

@@ -155,7 +155,7 @@ export class FederationSender {
   readonly #active = new Set<Promise<void>>();
   readonly #activeIn: Record<Lane, number> = { proven: 0, untried: 0, failing: 0 };
   readonly #allowed: Record<DoubtfulLane, Allowance>;
-  /** Whether the last look had no worker left for more proven destinations. */
+  /** Whether the last look has, as far as it knows, left proven destinations that are due. */
   #isCrowded = false;
   readonly #deliveries: JoinedWrites<Delivery>;
   readonly #failures: JoinedWrites<FailedAttempt & { readonly recorded: () => void }>;
@@ -347,9 +347,9 @@ export class FederationSender {
       this.#active.add(work);
       this.#activeIn[lane] += 1;
     }
-    this.#isCrowded = looked.proven >= limits.proven;
-    const left = this.#mayBegin();
     const isMoreDue = (lane: Lane) => looked[lane] >= limits[lane];
+    this.#isCrowded = isMoreDue('proven');
+    const left = this.#mayBegin();
     // Some of those that were looked at had nothing waiting: there may be more that are due.
     if (LANES.some((lane) => looked[lane] > 0 && isMoreDue(lane) && left[lane] > 0)) {
       this.#news.ring();

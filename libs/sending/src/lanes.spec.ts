@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { fullAllowance, grown, mayBegin, rewarded, untilWorthALook, used } from './lanes.js';
 
@@ -31,6 +32,26 @@ describe('how many attempts may be begun', () => {
     [5, { proven: 5, untried: 3, failing: 3 }],
   ])('with a concurrency of %i', (concurrency, limits) => {
     expect(mayBegin({ concurrency, active: none, allowed: full })).toEqual(limits);
+  });
+
+  it('leaves proven ones all of their workers and nobody more than theirs, whatever has happened', () => {
+    const count = fc.nat(200);
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 200 }),
+        fc.record({ proven: count, untried: count, failing: count }),
+        (concurrency, active) => {
+          const limits = mayBegin({ concurrency, active, allowed: full });
+          expect(limits.proven).toBe(Math.max(0, concurrency - active.proven));
+          for (const lane of ['untried', 'failing'] as const) {
+            expect(limits[lane]).toBeGreaterThanOrEqual(0);
+            expect(active[lane] + limits[lane]).toBeLessThanOrEqual(
+              Math.max(active[lane], Math.ceil(concurrency / 2)),
+            );
+          }
+        },
+      ),
+    );
   });
 
   it('at a doubtful lane is no more than is allowed, and another has what it is allowed', () => {
